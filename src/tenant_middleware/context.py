@@ -1,0 +1,272 @@
+"""The tenant in context: `scope` sets it, `current_tenant` reads it, `pin` and `bind` carry it to wherever code resumes.
+
+One ContextVar holds a frame: the tenant, and the model call that is open under it (so that a nested call joins
+instead of being booked twice). Both travel together: what pins the tenant also keeps a consumer of a half-read stream
+from seeing the stream's open call.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from tenant_middleware.errors import InvalidInput, MissingTenant, TenantMismatch
+from tenant_middleware.tenant import Tenant
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a context knows: its tenant and the model call open in it, if any."""
+
+    tenant: Tenant
+    open_call: object | None = None
+
+
+_frame: ContextVar[Frame | None] = ContextVar("tenant_middleware_frame", default=None)
+
+
+def current_tenant() -> Tenant:
+    """The tenant of the innermost scope or pin; raises MissingTenant outside one."""
+    frame = _frame.get()
+    if frame is None:
+        raise MissingTenant(
+            "no tenant in context: open one with `with tenancy.authenticate(token):`, carry it into a thread with "
+            "bind(fn) and into a stream that is read later with pin(iterator)"
+        )
+    return frame.tenant
+
+
+def peek_tenant() -> Tenant | None:
+    """The tenant in context or None, for code that only observes (telemetry, logs)."""
+    frame = _frame.get()
+    return frame.tenant if frame is not None else None
+
+
+def open_call() -> object | None:
+    """The model call that is open in this context, which a nested call joins."""
+    frame = _frame.get()
+    return frame.open_call if frame is not None else None
+
+
+def set_open_call(call: object | None) -> None:
+    """Note or clear the open model call; only the gate does this. No token: streams are closed in other contexts."""
+    frame = _frame.get()
+    if frame is not None:
+        _frame.set(Frame(frame.tenant, call))
+
+
+def refuse_other(tenant: Tenant) -> None:
+    """Raise TenantMismatch when another tenant's scope is open around this code."""
+    frame = _frame.get()
+    if frame is not None and frame.tenant != tenant:
+        raise TenantMismatch(
+            "this runs for one tenant (id, tier and subject) and was entered or resumed inside the scope of another: "
+            "leave that scope first; there is no silent switch"
+        )
+
+
+class scope:
+    """`with scope(tenant):` or `async with`: everything inside runs for that tenant.
+
+    Entering the same (id, tier, subject) again is fine; another one raises TenantMismatch. One object is one entry:
+    a scope can't be shared by two tasks.
+    """
+
+    def __init__(self, tenant: Tenant) -> None:
+        if not isinstance(tenant, Tenant):
+            raise InvalidInput(f"scope: expected a Tenant, got {type(tenant).__name__}; verify a token to get one")
+        self.tenant = tenant
+        self._outer: Frame | None = None
+        self._entered = False
+
+    def __enter__(self) -> Tenant:
+        if self._entered:
+            raise TenantMismatch("this scope is already open: make a new one for each entry")
+        refuse_other(self.tenant)
+        self._outer = _frame.get()
+        _frame.set(self._outer or Frame(self.tenant))
+        self._entered = True
+        return self.tenant
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _frame.set(self._outer)
+        self._entered = False
+
+    async def __aenter__(self) -> Tenant:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class _Pinned:
+    """A frame that goes in for one step and comes back as the step left it; the outer frame returns after.
+
+    The outer frame is the step's local, not the object's: two tasks may try to step one iterator at once.
+    """
+
+    def __init__(self) -> None:
+        self.tenant = current_tenant()
+        self._frame = Frame(self.tenant, open_call())
+
+    def _enter(self) -> Frame | None:
+        outer = _frame.get()
+        _frame.set(self._frame)
+        return outer
+
+    def _leave(self, outer: Frame | None) -> None:
+        self._frame = _frame.get() or self._frame
+        _frame.set(outer)
+
+
+class PinnedIterator(_Pinned, Generic[T]):
+    """An iterator each step of which runs for the tenant it was made under, whoever steps it."""
+
+    def __init__(self, inner: Iterator[T]) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def __iter__(self) -> PinnedIterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            refuse_other(self.tenant)
+        except TenantMismatch:
+            self.close()
+            raise
+        outer = self._enter()
+        try:
+            return next(self._inner)
+        finally:
+            self._leave(outer)
+
+    def close(self) -> None:
+        """Close the inner iterator under its own tenant, so that it settles what it had begun."""
+        close = getattr(self._inner, "close", None)
+        if close is not None:
+            outer = self._enter()
+            try:
+                close()
+            finally:
+                self._leave(outer)
+
+    def __enter__(self) -> PinnedIterator[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class PinnedAsyncIterator(_Pinned, Generic[T]):
+    """The async twin of PinnedIterator: any task may resume it, none can change its tenant."""
+
+    def __init__(self, inner: AsyncIterator[T]) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def __aiter__(self) -> PinnedAsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            refuse_other(self.tenant)
+        except TenantMismatch:
+            await self.aclose()
+            raise
+        outer = self._enter()
+        try:
+            return await anext(self._inner)
+        finally:
+            self._leave(outer)
+
+    async def aclose(self) -> None:
+        """Close the inner iterator under its own tenant, so that it settles what it had begun."""
+        close = getattr(self._inner, "aclose", None)
+        if close is not None:
+            outer = self._enter()
+            try:
+                await close()
+            finally:
+                self._leave(outer)
+
+    async def __aenter__(self) -> PinnedAsyncIterator[T]:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+@overload
+def pin(inner: AsyncIterator[T]) -> PinnedAsyncIterator[T]: ...
+@overload
+def pin(inner: Iterator[T]) -> PinnedIterator[T]: ...
+def pin(inner: Any) -> Any:
+    """Tie an iterator or async iterator to the tenant in context now: a graph's stream, a StreamingResponse's body.
+
+    A step taken without any scope runs for the pinned tenant; a step inside another tenant's scope closes the inner
+    iterator, so that it settles, and raises TenantMismatch.
+    """
+    if hasattr(inner, "__anext__"):
+        return PinnedAsyncIterator(inner)
+    if hasattr(inner, "__next__"):
+        return PinnedIterator(inner)
+    if hasattr(inner, "__aiter__"):
+        return PinnedAsyncIterator(aiter(inner))
+    if hasattr(inner, "__iter__"):
+        return PinnedIterator(iter(inner))
+    raise InvalidInput(
+        f"pin: expected an iterator or async iterator, got {type(inner).__name__}; for a function use bind"
+    )
+
+
+def bind(fn: Callable[P, T]) -> Callable[P, T]:
+    """The function tied to the tenant in context now: for threads, pools, callbacks and jobs, sync or async.
+
+    Called inside another tenant's scope it raises TenantMismatch. A generator function gives pinned iterators.
+    """
+    frame = Frame(current_tenant())
+
+    if inspect.iscoroutinefunction(fn):
+
+        @functools.wraps(fn)
+        async def arun(*args: P.args, **kwargs: P.kwargs) -> Any:
+            outer = _swap_in(frame)
+            try:
+                return await cast("Callable[P, Awaitable[Any]]", fn)(*args, **kwargs)
+            finally:
+                _frame.set(outer)
+
+        return cast("Callable[P, T]", arun)
+
+    @functools.wraps(fn)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        outer = _swap_in(frame)
+        try:
+            result = fn(*args, **kwargs)
+            if inspect.isgenerator(result) or inspect.isasyncgen(result):
+                return cast("T", pin(cast("Iterator[object]", result)))
+            return result
+        finally:
+            _frame.set(outer)
+
+    return run
+
+
+def _swap_in(frame: Frame) -> Frame | None:
+    refuse_other(frame.tenant)
+    outer = _frame.get()
+    _frame.set(frame)
+    return outer
