@@ -1,0 +1,97 @@
+"""One model call on its way through the gate: what is asked, what is held, what is left."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tenant_middleware.errors import InvalidInput
+from tenant_middleware.metering.pricing import Price
+from tenant_middleware.metering.usage import NOTHING, Usage, check_tokens
+from tenant_middleware.tenant import Tenant
+
+
+class Kind(StrEnum):
+    """What a model call is; each kind is totalled on its own."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    IMAGE = "image"
+
+
+def new_call_id() -> str:
+    """128 random bits of our own: a caller's id may be replayed, guessed or shared."""
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A model call before it is admitted. `prompt_tokens` is a bound, `max_tokens` the caller's wish for the output.
+
+    `id` is made here, never read from a request. `n` is the number of answers asked for at once.
+    """
+
+    tenant: Tenant
+    model: str
+    kind: Kind = Kind.CHAT
+    prompt_tokens: int = 0
+    max_tokens: int | None = None
+    id: str = field(default_factory=new_call_id)
+    attempt: int = 0
+    n: int = 1
+    stream: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tenant, Tenant):
+            raise InvalidInput(f"Call.tenant: expected a Tenant, got {type(self.tenant).__name__}")
+        if not self.model or not isinstance(self.model, str):
+            raise InvalidInput("Call.model: expected the model's name")
+        check_tokens(self.prompt_tokens, "prompt_tokens")
+        if self.max_tokens is not None and check_tokens(self.max_tokens, "max_tokens") == 0:
+            raise InvalidInput("max_tokens: expected at least 1")
+        if not isinstance(self.n, int) or not 1 <= self.n <= 128:
+            raise InvalidInput("n: expected a whole number from 1 to 128")
+        object.__setattr__(self, "kind", Kind(self.kind))
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call that reached, or may have reached, a provider."""
+
+    id: str
+    price: Price
+    usage: Usage = NOTHING
+    known: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """An admitted call: what it may use until it is settled or released, exactly once.
+
+    `max_tokens` is the output cap (for all `n` answers together) that the adapter writes into the request.
+    `joined` holds belong to an outer call of the same tenant and add an attempt to it.
+    """
+
+    call: Call
+    price: Price
+    max_tokens: int
+    tokens: int
+    nano: int
+    started: float
+    queue_wait: float = 0.0
+    parent: Hold | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    done: bool = False
+    slot: object = None
+    on_done: Callable[[], None] | None = None
+
+    @property
+    def joined(self) -> bool:
+        return self.parent is not None
+
+    @property
+    def root(self) -> Hold:
+        return self if self.parent is None else self.parent.root

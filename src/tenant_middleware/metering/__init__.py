@@ -1,0 +1,1 @@
+"""What did it cost: usage, prices, and the ledger that holds every call once."""

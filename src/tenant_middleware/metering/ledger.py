@@ -1,0 +1,88 @@
+"""The books: one row per logical call, keyed by (tenant, call id), and exact totals over them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, Protocol, overload
+
+from tenant_middleware.metering.pricing import to_usd
+
+By = Literal["tenant", "model", "kind", "day", "tier", "subject"]
+Status = Literal["ok", "error", "cancelled", "cache_hit", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One logical model call: tokens of all its attempts, money per attempt that reached a provider, no content.
+
+    Times are seconds since the epoch (`at`) and seconds (`latency`, `queue_wait`); `attempts` counts provider calls.
+    """
+
+    tenant_id: str
+    call_id: str
+    at: float
+    tier: str
+    subject: str | None
+    model: str
+    kind: str
+    provider: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano: int = 0
+    price_source: str = ""
+    price_as_of: str = ""
+    attempts: int = 1
+    attempt_ids: str = ""
+    latency: float = 0.0
+    queue_wait: float = 0.0
+    stream: bool = False
+    status: Status = "ok"
+    source: str = "provider"
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return to_usd(self.cost_nano)
+
+    @property
+    def day(self) -> str:
+        return dt.datetime.fromtimestamp(self.at, dt.UTC).date().isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Exact sums over rows. `calls` counts chat, rerank and image calls; embeddings are counted on their own."""
+
+    calls: int = 0
+    embeddings: int = 0
+    cache_hits: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_nano: int = 0
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return to_usd(self.cost_nano)
+
+
+class Ledger(Protocol):
+    """Writes rows at most once per (tenant, call id) and sums them exactly."""
+
+    def write(self, rows: Iterable[LedgerRow]) -> int:
+        """Store rows that aren't there yet; returns how many were new."""
+        ...
+
+    @overload
+    def totals(self, by: None = None, *, since: float | None = None, until: float | None = None) -> Totals: ...
+    @overload
+    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> dict[str, Totals]: ...
+
+    def rows(
+        self, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> Sequence[LedgerRow]: ...
+
+    def close(self) -> None: ...

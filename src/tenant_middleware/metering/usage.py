@@ -1,0 +1,56 @@
+"""What a model call used, as the provider reported it or as we estimated it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tenant_middleware.errors import InvalidInput
+
+Source = Literal["provider", "estimated"]
+
+# Beyond this a count is a unit mix-up or an attack, not a prompt; it also keeps sums exact in Redis (2**53).
+MAX_TOKENS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt. `cached_tokens` are part of `prompt_tokens`, `reasoning_tokens` of `completion_tokens`.
+
+    Raises InvalidInput for negative or absurd counts.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    source: Source = "provider"
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"):
+            check_tokens(getattr(self, name), name)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            "provider" if self.source == other.source == "provider" else "estimated",
+        )
+
+
+NOTHING = Usage(0)
+
+
+def check_tokens(value: object, name: str) -> int:
+    """A token count, or InvalidInput."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:
+        raise InvalidInput(
+            f"{name}: expected a whole number from 0 to {MAX_TOKENS}, got {type(value).__name__} out of range"
+        )
+    return value

@@ -1,0 +1,291 @@
+"""What each tenant may do: tiers, tenants and prices as one frozen value, and the rules that decide between them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from decimal import Decimal
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from tenant_middleware.errors import AuthenticationError, InvalidTenant
+from tenant_middleware.tenant import Tenant, check_name
+
+Isolation = Literal["namespace", "filter", "silo"]
+GuardMode = Literal["off", "flag", "block"]
+Period = Literal["hour", "day", "week", "month"]
+BACKENDS = ("admission", "history", "cache", "vectors", "ledger")
+
+# Money inside Redis is a double; past 2**53 nano-dollars (about 9 million USD) sums would lose digits.
+MAX_BUDGET_USD = Decimal(9_000_000)
+
+
+def _unlimited(value: object) -> object:
+    return None if value == "unlimited" else value
+
+
+# A limit must be written down: leaving one out is an error, "unlimited" is a decision.
+Limit = Annotated[int | None, Field(gt=0), BeforeValidator(_unlimited)]
+Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+
+
+class Model(BaseModel):
+    """Frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(Model):
+    """Dollars per calendar period in UTC (weeks begin on Monday)."""
+
+    usd: Annotated[Usd, Field(le=MAX_BUDGET_USD)]
+    period: Period = "month"
+
+
+class WhenDown(Model):
+    """What a tier gets while the shared store is unreachable; identity, entitlement and isolation always refuse."""
+
+    limits: Literal["closed", "degraded"] = "closed"
+    budget: Literal["closed", "degraded"] = "closed"
+
+
+class BackendUrls(Model):
+    """Backends of a tier's or tenant's own: a physical silo."""
+
+    admission: str | None = None
+    history: str | None = None
+    cache: str | None = None
+    vectors: str | None = None
+
+
+class Tier(Model):
+    """The terms of a group of tenants; a tenant's own entry may replace any of them."""
+
+    rpm: Limit
+    tpm: Limit
+    burst: Annotated[float, Field(gt=0, le=1)] = 0.1
+    max_concurrency: Limit
+    budget: Annotated[Budget | None, BeforeValidator(_unlimited)]
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    models: tuple[str, ...]
+    max_output_tokens: Annotated[int, Field(gt=0)]
+    min_output_tokens: Annotated[int, Field(gt=0)] = 16
+    queue_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    estimate: Literal["strict", "adaptive"] = "strict"
+    isolation: Isolation = "namespace"
+    guard: GuardMode = "flag"
+    cache: bool = True
+    when_down: WhenDown = WhenDown()
+    backends: BackendUrls = BackendUrls()
+
+    @model_validator(mode="after")
+    def _caps_are_ordered(self) -> Tier:
+        if self.min_output_tokens > self.max_output_tokens:
+            raise ValueError("min_output_tokens is larger than max_output_tokens")
+        return self
+
+
+class TenantRule(BaseModel):
+    """One listed tenant: its tier, the models that are its alone, and any of the tier's terms it has otherwise."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    tier: str
+    owns: tuple[str, ...] = ()
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class PriceRule(Model):
+    """A price that wins over the price map: USD per million tokens, and per call. `free` says that 0 is meant."""
+
+    input_usd_per_million: Usd = Decimal(0)
+    output_usd_per_million: Usd = Decimal(0)
+    cached_input_usd_per_million: Usd | None = None
+    per_call_usd: Usd = Decimal(0)
+    free: bool = False
+    as_of: dt.date | None = None
+
+
+class Entitlement(NamedTuple):
+    """Whether a tenant may call a model, and the rule that says so."""
+
+    allowed: bool
+    rule: str
+
+
+class Explained(NamedTuple):
+    """One resolved value and the rule that decided it."""
+
+    name: str
+    value: str
+    rule: str
+
+
+class Policy(Model):
+    """Tiers, tenants and prices; every question about what a tenant may do is answered here."""
+
+    tiers: dict[str, Tier]
+    tenants: dict[str, TenantRule] = {}
+    prices: dict[str, PriceRule] = {}
+    unlisted_tenants: bool = False
+
+    _terms: dict[str, Tier] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Policy:
+        for name in self.tiers:
+            check_name(name, "tier name")
+        for tenant_id, rule in self.tenants.items():
+            check_name(tenant_id, "tenants: tenant id")
+            if rule.tier not in self.tiers:
+                raise ValueError(f"tenants.{tenant_id}.tier: no [tiers.*] section of that name")
+            self._terms[tenant_id] = self._merge(tenant_id, rule)
+        clash = _first_clash([(p, t) for t, rule in self.tenants.items() for p in rule.owns])
+        if clash is not None:
+            raise ValueError(
+                f"tenants: the `owns` patterns {clash[0]!r} and {clash[1]!r} overlap, so two tenants own one model"
+            )
+        return self
+
+    def _merge(self, tenant_id: str, rule: TenantRule) -> Tier:
+        tier = self.tiers[rule.tier]
+        if not rule.overrides:
+            return tier
+        merged = {name: getattr(tier, name) for name in Tier.model_fields} | rule.overrides
+        try:
+            return Tier.model_validate(merged)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise ValueError(f"tenants.{tenant_id}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    def admit(self, tenant_id: str, tier_claim: str | None, subject: str | None = None) -> Tenant:
+        """The Tenant behind verified claims; raises AuthenticationError when no rule admits it or the tier contradicts."""
+        rule = self.tenants.get(tenant_id)
+        if rule is not None:
+            tier = rule.tier
+            if tier_claim is not None and tier_claim != tier:
+                raise AuthenticationError("the token's tier contradicts the policy's for this tenant", rule="tier")
+        elif not self.unlisted_tenants:
+            raise AuthenticationError("no rule of the policy admits this tenant", rule="tenant_not_admitted")
+        elif tier_claim is None or tier_claim not in self.tiers:
+            raise AuthenticationError("an unlisted tenant needs a tier claim that the policy knows", rule="tier")
+        else:
+            tier = tier_claim
+        try:
+            return Tenant(tenant_id, tier, subject)
+        except InvalidTenant as error:
+            raise AuthenticationError(str(error), rule="tenant_id") from None
+
+    def for_tenant(self, tenant: Tenant) -> Tier:
+        """The terms in force for a tenant: its tier's, with what its own entry replaces."""
+        rule = self.tenants.get(tenant.id)
+        if rule is None:
+            if self.unlisted_tenants and tenant.tier in self.tiers:
+                return self.tiers[tenant.tier]
+            raise AuthenticationError("no rule of the policy admits this tenant", rule="tenant_not_admitted")
+        if rule.tier != tenant.tier:
+            raise AuthenticationError("the tenant's tier contradicts the policy", rule="tier")
+        return self._terms[tenant.id]
+
+    def entitlement(self, tenant: Tenant, model: str) -> Entitlement:
+        """May this tenant call this model? An owner's pattern wins over every other; a foreign one looks unknown."""
+        terms = self.for_tenant(tenant)
+        owner = self._owner_of(model)
+        if owner is not None:
+            return Entitlement(owner == tenant.id, f"tenants.{owner}.owns" if owner == tenant.id else "models")
+        if any(matches(pattern, model) for pattern in terms.models):
+            own = "models" in self.tenants[tenant.id].overrides if tenant.id in self.tenants else False
+            return Entitlement(True, f"tenants.{tenant.id}.models" if own else f"tiers.{tenant.tier}.models")
+        return Entitlement(False, "models")
+
+    def _owner_of(self, model: str) -> str | None:
+        for pattern, owner in self._owned:
+            if matches(pattern, model):
+                return owner
+        return None
+
+    @cached_property
+    def _owned(self) -> tuple[tuple[str, str], ...]:
+        return tuple((pattern, tenant_id) for tenant_id, rule in self.tenants.items() for pattern in rule.owns)
+
+    def explain(self, tenant: Tenant) -> list[Explained]:
+        """Every resolved value for a tenant and the rule that decided it."""
+        terms, rule = self.for_tenant(tenant), self.tenants.get(tenant.id)
+        listed = f"tenants.{tenant.id}"
+        rows = [
+            Explained("tenant", tenant.id, listed if rule else "policy.unlisted_tenants"),
+            Explained("tier", tenant.tier, f"{listed}.tier" if rule else "the token's tier claim"),
+        ]
+        for name in Tier.model_fields:
+            if name == "backends":
+                continue
+            if rule is not None and name in rule.overrides:
+                decided = f"{listed}.{name}"
+            elif name in self.tiers[tenant.tier].model_fields_set:
+                decided = f"tiers.{tenant.tier}.{name}"
+            else:
+                decided = "default"
+            rows.append(Explained(name, _shown(getattr(terms, name)), decided))
+        if rule is not None and rule.owns:
+            rows.append(Explained("owns", ", ".join(rule.owns), f"{listed}.owns"))
+        return rows
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "unlimited"
+    if isinstance(value, Budget):
+        return f"{value.usd} USD per {value.period}"
+    if isinstance(value, WhenDown):
+        return f"limits {value.limits}, budget {value.budget}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(piece) for piece in pattern.split("*")), re.DOTALL)
+
+
+def matches(pattern: str, model: str) -> bool:
+    """Whether a pattern, in which `*` stands for any characters and all else for itself, covers the whole name."""
+    return pattern == model or ("*" in pattern and _compiled(pattern).fullmatch(model) is not None)
+
+
+def overlap(a: str, b: str) -> bool:
+    """Whether some name is covered by both patterns; a table over their suffixes, so linear in len(a) * len(b)."""
+    below = [False] * (len(b) + 1)
+    for i in range(len(a), -1, -1):
+        row = [False] * (len(b) + 1)
+        for j in range(len(b), -1, -1):
+            if i == len(a) and j == len(b):
+                row[j] = True
+            elif a[i : i + 1] == "*" or b[j : j + 1] == "*":
+                row[j] = (i < len(a) and below[j]) or (j < len(b) and row[j + 1])
+                if i == len(a):
+                    row[j] = b[j] == "*" and row[j + 1]
+                elif j == len(b):
+                    row[j] = a[i] == "*" and below[j]
+            else:
+                row[j] = i < len(a) and j < len(b) and a[i] == b[j] and below[j + 1]
+        below = row
+    return below[0]
+
+
+def _first_clash(owned: list[tuple[str, str]]) -> tuple[str, str] | None:
+    """Two overlapping patterns of different tenants. Sorted by literal prefix: only neighbours there can overlap."""
+    by_prefix = sorted(owned, key=lambda entry: entry[0].split("*", 1)[0])
+    for index, (pattern, owner) in enumerate(by_prefix):
+        prefix = pattern.split("*", 1)[0]
+        for other, other_owner in by_prefix[index + 1 :]:
+            if not other.split("*", 1)[0].startswith(prefix):
+                break
+            if owner != other_owner and overlap(pattern, other):
+                return pattern, other
+    return None

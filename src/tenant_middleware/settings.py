@@ -1,0 +1,215 @@
+"""Settings from one TOML file, environment variables and overrides; a misspelt name anywhere is an error at start-up."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from tenant_middleware.errors import SettingsError
+from tenant_middleware.identity import IdentitySettings
+from tenant_middleware.policy import Model, Policy, PriceRule, TenantRule, Tier
+
+ENV_PREFIX = "TENANCY__"
+# Tenant ids and model names are case sensitive and environment keys are not, so [tenants] and [prices] stay in the file.
+ENV_SECTIONS = ("identity", "backends", "cache", "secrets")
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())):
+        return float(found[1]) * _UNITS[found[2]]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError('expected seconds or a duration such as "90s", "15m", "1h" or "7d"')
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+
+
+class BackendSettings(Model):
+    """Where each concern is kept: memory://, redis://, rediss://, pinecone://INDEX, or a SQLAlchemy URL for the ledger."""
+
+    admission: str = "memory://"
+    history: str = "memory://"
+    cache: str = "memory://"
+    vectors: str = "memory://"
+    ledger: str = "sqlite:///:memory:"
+
+
+class CacheSettings(Model):
+    """The semantic cache: cosine distance, who shares an answer, and how long it lives."""
+
+    distance_threshold: Annotated[float, Field(ge=0, le=1)] = 0.10
+    share: Literal["subject", "tenant"] = "subject"
+    ttl: Duration = 3600.0
+    max_entries_per_tenant: Annotated[int, Field(gt=0)] = 10_000
+
+
+class AdmissionSettings(Model):
+    """How long a reservation outlives a silent worker, and how many workers share a limit while the store is down."""
+
+    reservation_ttl: Duration = 120.0
+    expected_workers: Annotated[int, Field(gt=0)] = 1
+    store_timeout: Duration = 0.25
+
+
+class SecretSettings(Model):
+    """Keys that must not stand in the policy file of a real deployment; set them with TENANCY__SECRETS__..."""
+
+    fingerprint_key: SecretStr | None = None
+    passport_key: SecretStr | None = None
+    pinecone_api_key: SecretStr | None = None
+
+
+class PolicyFlags(Model):
+    """Rules for tenants that the file doesn't list."""
+
+    unlisted_tenants: bool = False
+
+
+class Settings(BaseSettings):
+    """The whole policy file; `policy_value` is the part that decides, frozen."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+    identity: IdentitySettings | None = None
+    backends: BackendSettings = BackendSettings()
+    cache: CacheSettings = CacheSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    secrets: SecretSettings = SecretSettings()
+    policy: PolicyFlags = PolicyFlags()
+    tiers: dict[str, Tier]
+    tenants: dict[str, TenantRule] = {}
+    prices: dict[str, PriceRule] = {}
+
+    @model_validator(mode="after")
+    def _ledger_fits_admission(self) -> Settings:
+        shared = not self.backends.admission.startswith("memory:")
+        if shared and in_memory_database(self.backends.ledger):
+            raise ValueError(
+                "backends.ledger: an in-memory ledger beside a shared admission backend would give every worker books "
+                "of its own; name a file or a Postgres database"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # `load` hands over what it has merged
+
+    def to_policy(self) -> Policy:
+        """The part that decides what a tenant may do."""
+        return Policy(
+            tiers=self.tiers,
+            tenants=self.tenants,
+            prices=self.prices,
+            unlisted_tenants=self.policy.unlisted_tenants,
+        )
+
+
+def in_memory_database(url: str) -> bool:
+    """Whether a SQLAlchemy URL names a database that dies with this process."""
+    return url.startswith("sqlite") and (
+        ":memory:" in url or url.rstrip("/") in ("sqlite:", "sqlite") or "mode=memory" in url
+    )
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Settings, Policy]:
+    """Settings and policy from a TOML file; `TENANCY__SECTION__KEY` variables win over it, `overrides` over both.
+
+    Raises SettingsError that names file, key and reason, never a value.
+    """
+    name = os.fspath(path) if path is not None else "overrides"
+    merged = _read(Path(path)) if path is not None else {}
+    merged = _deep(merged, _environment(os.environ if environ is None else environ))
+    merged = _deep(merged, overrides or {})
+    if path is not None:
+        _resolve_jwks(merged, Path(path).resolve().parent)
+    try:
+        settings = Settings(**merged)
+        return settings, settings.to_policy()
+    except ValidationError as error:
+        raise SettingsError(_explained(name, error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The nested values of all TENANCY__ variables; an unknown section or key is an error, not a limit that isn't set."""
+    known = {section: Settings.model_fields[section].annotation for section in ENV_SECTIONS}
+    mine = {name: value for name, value in environ.items() if name.upper().startswith(ENV_PREFIX)}
+    for name in mine:
+        section, _, rest = name[len(ENV_PREFIX) :].lower().partition("__")
+        if section not in known:
+            raise SettingsError(
+                f"{name}: expected TENANCY__SECTION__KEY with a section of {', '.join(ENV_SECTIONS)}; "
+                "tiers, tenants and prices come from the file or from overrides="
+            )
+        if rest.partition("__")[0] not in _fields(known[section]):
+            raise SettingsError(f"{name}: [{section}] has no such key; it has {', '.join(_fields(known[section]))}")
+    source = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+    source.env_vars = {name.lower(): value for name, value in mine.items()}
+    return {section: value for section, value in source().items() if section in ENV_SECTIONS}
+
+
+def _fields(annotation: Any) -> list[str]:
+    model = next((arg for arg in getattr(annotation, "__args__", (annotation,)) if hasattr(arg, "model_fields")), None)
+    return list(model.model_fields) if model is not None else []
+
+
+def _deep(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        merged[name] = _deep(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _resolve_jwks(merged: dict[str, Any], folder: Path) -> None:
+    """A jwks_file beside the policy file is found from wherever the program runs."""
+    identity = merged.get("identity")
+    if isinstance(identity, Mapping) and isinstance(identity.get("jwks_file"), str):
+        merged["identity"] = {**identity, "jwks_file": str(folder / identity["jwks_file"])}
+
+
+def _explained(name: str, error: ValidationError) -> str:
+    lines = []
+    for entry in error.errors(include_input=False, include_url=False, include_context=False):
+        where = ".".join(str(piece) for piece in entry["loc"]) or "the file"
+        lines.append(f"{name}: {where}: {entry['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+__all__ = ["AdmissionSettings", "BackendSettings", "CacheSettings", "SecretSettings", "Settings", "load"]
