@@ -38,7 +38,7 @@ def machine_words(path: Path) -> list[str]:
     if b"\0" in data:
         return []
     return [
-        f"{name}:{data[: match.start()].count(10) + 1}: names a machine's path or a package registry: {match[0].strip()!r}"
+        f"{name}:{data[: match.start()].count(10) + 1}: a machine's path or a package registry: {match[0].strip()!r}"
         for match in MACHINE.finditer(data)
     ]
 

@@ -1,4 +1,4 @@
-"""The tenant in context: `scope` sets it, `current_tenant` reads it, `pin` and `bind` carry it to wherever code resumes.
+"""The tenant in context: `scope` sets it, `current_tenant` reads it, `pin` and `bind` carry it to where code resumes.
 
 One ContextVar holds a frame: the tenant, and the model call that is open under it (so that a nested call joins
 instead of being booked twice). Both travel together: what pins the tenant also keeps a consumer of a half-read stream

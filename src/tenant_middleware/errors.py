@@ -7,7 +7,7 @@
     ├── InvalidInput (ValueError)     a value that no backend accepts: NaN vectors, empty ids, unknown filter operators
     │   └── InvalidTenant             an id, tier or subject outside the grammar
     ├── MissingTenant                 no tenant in context
-    ├── TenantMismatch                two tenants meet in one context: a switch inside a scope, a stream resumed elsewhere
+    ├── TenantMismatch                two tenants meet in one context: a switch inside a scope, a stream swapped
     ├── IsolationBreach               data of another tenant was about to be returned; nothing was
     ├── UnpricedModel                 a call that would silently cost nothing
     ├── StoreUnavailable              a backend is down or too slow
@@ -185,8 +185,7 @@ _E = TypeVar("_E", bound=TenancyError)
 
 @lru_cache(maxsize=256)
 def _mixed(error: type[TenancyError], mixin: type[BaseException]) -> type[TenancyError]:
-    made = type(error.__name__, (error, mixin), {"__module__": error.__module__, "__doc__": error.__doc__})
-    return made
+    return type(error.__name__, (error, mixin), {"__module__": error.__module__, "__doc__": error.__doc__})
 
 
 def in_form(error: _E, mixin: type[BaseException]) -> _E:

@@ -38,7 +38,7 @@ def check_name(value: object, what: str) -> str:
         return value
     came = f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
     raise InvalidTenant(
-        f"{what}: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit, got {came} outside that grammar"
+        f"{what}: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit, got {came} outside that"
     )
 
 
