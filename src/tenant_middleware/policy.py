@@ -164,7 +164,7 @@ class Policy(Model):
             raise ValueError(f"tenants.{tenant_id}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
     def admit(self, tenant_id: str, tier_claim: str | None, subject: str | None = None) -> Tenant:
-        """The Tenant behind verified claims; raises AuthenticationError when no rule admits it or the tier contradicts."""
+        """The Tenant behind verified claims; AuthenticationError when no rule admits it or the tier contradicts."""
         rule = self.tenants.get(tenant_id)
         if rule is not None:
             tier = rule.tier

@@ -1,4 +1,4 @@
-"""Settings from one TOML file, environment variables and overrides; a misspelt name anywhere is an error at start-up."""
+"""Settings from one TOML file, environment variables and overrides; a misspelt name is an error at start-up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -23,7 +22,7 @@ from tenant_middleware.identity import IdentitySettings
 from tenant_middleware.policy import Model, Policy, PriceRule, TenantRule, Tier
 
 ENV_PREFIX = "TENANCY__"
-# Tenant ids and model names are case sensitive and environment keys are not, so [tenants] and [prices] stay in the file.
+# Tenant ids and model names are case sensitive, environment keys are not: [tenants] and [prices] stay in the file.
 ENV_SECTIONS = ("identity", "backends", "cache", "secrets")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -41,7 +40,7 @@ Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_na
 
 
 class BackendSettings(Model):
-    """Where each concern is kept: memory://, redis://, rediss://, pinecone://INDEX, or a SQLAlchemy URL for the ledger."""
+    """Where each concern is kept: memory://, redis://, rediss://, pinecone://INDEX; the ledger by SQLAlchemy URL."""
 
     admission: str = "memory://"
     history: str = "memory://"
@@ -167,7 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The nested values of all TENANCY__ variables; an unknown section or key is an error, not a limit that isn't set."""
+    """The nested values of all TENANCY__ variables; an unknown section or key is an error, not a value unset."""
     known = {section: Settings.model_fields[section].annotation for section in ENV_SECTIONS}
     mine = {name: value for name, value in environ.items() if name.upper().startswith(ENV_PREFIX)}
     for name in mine:

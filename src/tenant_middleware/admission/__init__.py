@@ -1,1 +1,1 @@
-"""May this call run now: entitlement, the queue, limits and budgets, and the gate that every model call goes through."""
+"""May this call run now: entitlement, queue, limits and budgets, and the gate that every model call goes through."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tenant_middleware.admission.queue import Slot
+from tenant_middleware.admission.store import Limits
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.metering.pricing import Price
-from tenant_middleware.metering.usage import NOTHING, Usage, check_tokens
+from tenant_middleware.metering.usage import Usage, check_tokens
 from tenant_middleware.tenant import Tenant
 
 
@@ -56,42 +57,39 @@ class Call:
             raise InvalidInput("n: expected a whole number from 1 to 128")
         object.__setattr__(self, "kind", Kind(self.kind))
 
-
-@dataclass(slots=True)
-class Attempt:
-    """One call that reached, or may have reached, a provider."""
-
-    id: str
-    price: Price
-    usage: Usage = NOTHING
-    known: bool = False
+    @property
+    def paid_units(self) -> int:
+        """How often a per-call price is due: images are paid one by one, other answers per request."""
+        return self.n if self.kind is Kind.IMAGE else 1
 
 
 @dataclass(slots=True, eq=False)
 class Hold:
     """An admitted call: what it may use until it is settled or released, exactly once.
 
-    `max_tokens` is the output cap (for all `n` answers together) that the adapter writes into the request.
-    `joined` holds belong to an outer call of the same tenant and add an attempt to it.
+    `max_tokens` is the output cap for all `n` answers together; the adapter writes it into the request. A hold with a
+    `parent` joined an open call of the same tenant: it is an attempt of that call, with no reservation of its own.
     """
 
     call: Call
+    limits: Limits
     price: Price
     max_tokens: int
-    tokens: int
     nano: int
     started: float
     queue_wait: float = 0.0
     parent: Hold | None = None
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Hold] = field(default_factory=list)
+    slot: Slot | None = None
+    usage: Usage | None = None
+    renewed: float = 0.0
     done: bool = False
-    slot: object = None
-    on_done: Callable[[], None] | None = None
-
-    @property
-    def joined(self) -> bool:
-        return self.parent is not None
 
     @property
     def root(self) -> Hold:
-        return self if self.parent is None else self.parent.root
+        """The hold that has the reservation and the ledger row."""
+        return self if self.parent is None else self.parent
+
+    def report(self, usage: Usage) -> None:
+        """Note what the call has used so far; the last report before the end is what is settled."""
+        self.usage = usage

@@ -119,8 +119,11 @@ class AdmissionStore(Protocol):
 
     Reservations expire `ttl` seconds after the last `reserve` or `extend`; an expired one stays charged in full
     ("lost") until a late settle puts the truth in its place. A settled or released id is refused when reserved again.
-    Budgets count in the period the reservation was taken in, also when it is settled in the next.
+    Budgets count in the period the reservation was taken in, also when it is settled in the next. `in_process` says
+    that the sync methods only compute, so that async code may call them too.
     """
+
+    in_process: bool
 
     def reserve(self, ask: Ask) -> Granted | Denied: ...
     def extend(self, ask: Ask) -> Granted | Denied:
@@ -132,7 +135,7 @@ class AdmissionStore(Protocol):
         ...
 
     def release(self, tenant: Tenant, call_id: str, limits: Limits) -> bool:
-        """Give everything back (tokens, money, concurrency; the request stays counted); False when it was done before."""
+        """Give tokens, money and concurrency back (the request stays counted); False when it was done before."""
         ...
 
     def balance(self, tenant: Tenant, limits: Limits) -> Balance: ...

@@ -1,0 +1,299 @@
+"""The one path of a model call: entitlement, queue, reservation, the call itself, settlement, ledger.
+
+Adapters use `call`/`acall`, or the primitives where a framework's hooks can't span a `with`. A call that enters while
+another one of the same tenant is open in this context joins it as an attempt: one reservation, one ledger row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from tenant_middleware import telemetry
+from tenant_middleware.admission import plan
+from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id
+from tenant_middleware.admission.flow import Flow, Op, arun, run
+from tenant_middleware.admission.queue import FairQueue, Slot
+from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Settlement
+from tenant_middleware.clock import Clock
+from tenant_middleware.context import current_tenant, open_call, refuse_other, set_open_call
+from tenant_middleware.errors import ModelForbidden, TenancyError
+from tenant_middleware.metering.ledger import LedgerRow, Status
+from tenant_middleware.metering.pricing import PriceBook, to_nano
+from tenant_middleware.metering.usage import Usage
+from tenant_middleware.policy import Policy
+from tenant_middleware.tenant import Tenant
+
+# Cut off from our side, not refused by the provider: what was sent may have to be paid for.
+_CUT_OFF = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+
+
+class ModelGate:
+    """Admits, extends, settles and releases model calls for all adapters; `a` twins do the same by awaiting.
+
+    `store_for` gives the admission store of a tenant (a silo has its own), `record` takes rows that no reservation
+    stands behind (cache hits).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        store_for: Callable[[Tenant], AdmissionStore],
+        prices: PriceBook,
+        queue: FairQueue,
+        clock: Clock,
+        record: Callable[[LedgerRow], object],
+        *,
+        reservation_ttl: float = 120.0,
+    ) -> None:
+        self.policy = policy
+        self.prices = prices
+        self.queue = queue
+        self.clock = clock
+        self._store_for = store_for
+        self._record = record
+        self._ttl = reservation_ttl
+
+    # The primitives, for hooks that can't span a `with`.
+
+    def admit(self, call: Call) -> Hold:
+        """Reserve for a call, waiting at most the tier's queue_timeout.
+
+        Raises ModelForbidden, RateLimited, BudgetExceeded, BudgetBusy, UnpricedModel or StoreUnavailable; then nothing
+        is held. Every Hold must end in `settle` or `release`.
+        """
+        return run(self._admit(call))
+
+    async def aadmit(self, call: Call) -> Hold:
+        """`admit`, by awaiting."""
+        return await arun(self._admit(call))
+
+    def extend(self, hold: Hold, tokens: int = 0) -> None:
+        """Keep a long call's reservation alive, and grow it by `tokens` of output; raises as `admit` does."""
+        run(self._extend(hold, tokens))
+
+    async def aextend(self, hold: Hold, tokens: int = 0) -> None:
+        """`extend`, by awaiting."""
+        await arun(self._extend(hold, tokens))
+
+    def settle(self, hold: Hold, usage: Usage | None = None, *, status: Status = "ok") -> None:
+        """Swap the reservation for what was used, and book it; a second settle changes nothing.
+
+        Without usage the prompt bound and the output cap are charged, marked as estimated.
+        """
+        run(self._settle(hold, usage, status))
+
+    async def asettle(self, hold: Hold, usage: Usage | None = None, *, status: Status = "ok") -> None:
+        """`settle`, by awaiting; it runs to its end when cancelled meanwhile."""
+        await arun(self._settle(hold, usage, status))
+
+    def release(self, hold: Hold) -> None:
+        """Give the reservation back: the call never reached a provider, or the provider refused it."""
+        run(self._release(hold))
+
+    async def arelease(self, hold: Hold) -> None:
+        """`release`, by awaiting."""
+        await arun(self._release(hold))
+
+    def heartbeat_due(self, hold: Hold) -> bool:
+        """Whether a running stream should `extend` its lease now; cheap enough to ask for each chunk."""
+        root = hold.root
+        return not root.done and self.clock.time() - root.renewed > self._ttl / 3
+
+    def hit(self, call: Call) -> None:
+        """Book an answer that came from a cache: it costs nothing and uses up no limit."""
+        self._entitled(call)
+        self._record(plan.hit_row(call, self.clock.time()))
+
+    # The sugar: admit, note the open call, end it whatever happens.
+
+    def new_call(
+        self,
+        model: str,
+        *,
+        kind: Kind | str = Kind.CHAT,
+        prompt_tokens: int = 0,
+        max_tokens: int | None = None,
+        n: int = 1,
+        stream: bool = False,
+    ) -> Call:
+        """A call of the tenant in context, with an id of our own."""
+        return Call(current_tenant(), model, Kind(kind), prompt_tokens, max_tokens, new_call_id(), 0, n, stream)
+
+    @contextmanager
+    def call(self, call: Call) -> Iterator[Hold]:
+        """Admit a call for the length of a `with`; `hold.report(usage)` says what it used.
+
+        An exception of the provider gives the reservation back; a call cut off from our side (cancelled, closed) is
+        charged what was reported, or its prompt.
+        """
+        refuse_other(call.tenant)
+        hold, outer = self.admit(call), open_call()
+        set_open_call(hold)
+        try:
+            yield hold
+        except BaseException as error:
+            set_open_call(outer)
+            run(self._end(hold, error))
+            raise
+        set_open_call(outer)
+        self.settle(hold, hold.usage)
+
+    @asynccontextmanager
+    async def acall(self, call: Call) -> AsyncIterator[Hold]:
+        """`call`, by awaiting."""
+        refuse_other(call.tenant)
+        hold, outer = await self.aadmit(call), open_call()
+        set_open_call(hold)
+        try:
+            yield hold
+        except BaseException as error:
+            set_open_call(outer)
+            await arun(self._end(hold, error))
+            raise
+        set_open_call(outer)
+        await self.asettle(hold, hold.usage)
+
+    # The flows behind both twins.
+
+    def _admit(self, call: Call) -> Flow[Hold]:
+        outer = open_call()
+        self._entitled(call)
+        if isinstance(outer, Hold) and not outer.root.done and outer.call.kind is call.kind:
+            return (yield from self._join(outer.root, call))
+        terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model)
+        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_call_id())
+        ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
+        deadline = self.clock.time() + terms.queue_timeout
+        slot: Slot | None = yield Op(self.queue, "enter", (ticket,), whole=False)
+        try:
+            while isinstance(answer := (yield Op(store, "reserve", (ask,))), Denied):
+                now = self.clock.time()
+                if not plan.worth_waiting(answer) or now + (answer.retry_after or 0.0) > deadline:
+                    raise plan.refusal(answer, call, now)
+                parked, slot = slot, None
+                slot = yield Op(self.queue, "park", (ticket, parked, answer.retry_after), whole=False)
+        except BaseException as error:
+            if not isinstance(error, TenancyError):  # the reply was lost or cut off: the reservation may be there
+                yield Op(store, "release", (call.tenant, call.id, ask.limits))
+            if slot is not None:
+                yield Op(self.queue, "leave", (slot, 0, 0))
+            telemetry.refused(call.tenant, call.model, error)
+            raise
+        now = self.clock.time()
+        return Hold(
+            call,
+            ask.limits,
+            price,
+            answer.output,
+            answer.nano,
+            now,
+            slot.waited if slot else 0.0,
+            slot=slot,
+            renewed=now,
+        )
+
+    def _entitled(self, call: Call) -> None:
+        allowed, rule = self.policy.entitlement(call.tenant, call.model)
+        if not allowed:
+            error = ModelForbidden(
+                "this tenant may not call this model: its tier's or its own `models` and `owns` don't cover the name",
+                rule=rule,
+                tenant_id=call.tenant.id,
+                model=call.model,
+            )
+            telemetry.refused(call.tenant, call.model, error)
+            raise error
+
+    def _join(self, root: Hold, call: Call) -> Flow[Hold]:
+        """An attempt inside an open call, priced by its own model; the reservation grows when it needs more."""
+        price = self.prices.price(call.model)
+        terms = self.policy.for_tenant(call.tenant)
+        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_call_id())
+        output = min(ask.max_output, root.max_tokens)
+        spent = sum(to_nano(a.price.cost(a.usage)) for a in root.attempts if a.usage is not None)
+        missing = spent + ask.fixed_nano + output * ask.output_nano - root.nano
+        if missing > 0:
+            yield from self._grow(root, output=0, nano=missing)
+        attempt = Hold(call, root.limits, price, output, 0, self.clock.time(), parent=root)
+        root.attempts.append(attempt)
+        return attempt
+
+    def _extend(self, hold: Hold, tokens: int) -> Flow[None]:
+        root = hold.root
+        limits = Limits.of(self.policy.for_tenant(root.call.tenant))
+        yield from self._grow(root, limits, output=tokens, nano=0)
+
+    def _grow(self, root: Hold, limits: Limits, *, output: int, nano: int) -> Flow[None]:
+        ask = Ask(
+            root.call.tenant,
+            root.call.id,
+            limits,
+            0,
+            output,
+            output,
+            nano,
+            root.price.output_nano,
+            self._ttl,
+            new_call_id(),
+        )
+        answer = yield Op(self._store_for(root.call.tenant), "extend", (ask,))
+        now = self.clock.time()
+        if isinstance(answer, Denied):
+            raise plan.refusal(answer, root.call, now)
+        root.renewed = now
+        root.nano += answer.nano
+        root.max_tokens += answer.output
+
+    def _settle(self, hold: Hold, usage: Usage | None, status: Status) -> Flow[None]:
+        if usage is not None:
+            hold.usage = usage
+        if hold.done:
+            return
+        hold.done = True
+        if hold.parent is not None:
+            if hold.usage is None or hold.usage.total_tokens == 0:
+                hold.usage = plan.used_by(hold)
+            return
+        now = self.clock.time()
+        attempts = plan.settled_attempts(hold)
+        row = plan.row_for(hold, attempts, status, now)
+        tokens = row.prompt_tokens + row.completion_tokens
+        settlement = Settlement(hold.call.tenant, hold.call.id, hold.limits, tokens, row.cost_nano, row)
+        try:
+            yield Op(self._store_for(hold.call.tenant), "settle", (settlement,))
+        except TenancyError:
+            hold.done = False  # still ours to settle; the lease charges it in full if nobody does
+            raise
+        finally:
+            slot, hold.slot = hold.slot, None
+            if slot is not None:
+                yield Op(self.queue, "leave", (slot, row.prompt_tokens, row.completion_tokens))
+        telemetry.settled(row)
+
+    def _release(self, hold: Hold) -> Flow[None]:
+        if any(attempt.usage is not None for attempt in hold.attempts):
+            yield from self._settle(hold, None, "error")
+            return
+        if hold.done:
+            return
+        hold.done = True
+        if hold.parent is not None:
+            return
+        tenant = hold.call.tenant
+        try:
+            yield Op(self._store_for(tenant), "release", (tenant, hold.call.id, hold.limits))
+        finally:
+            slot, hold.slot = hold.slot, None
+            if slot is not None:
+                yield Op(self.queue, "leave", (slot, 0, 0))
+
+    def _end(self, hold: Hold, error: BaseException) -> Flow[None]:
+        if isinstance(error, _CUT_OFF):
+            usage = hold.usage or Usage(hold.call.prompt_tokens, source="estimated")
+            yield from self._settle(hold, usage, "cancelled")
+        elif hold.usage is not None:
+            yield from self._settle(hold, hold.usage, "error")
+        else:
+            yield from self._release(hold)

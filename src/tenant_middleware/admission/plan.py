@@ -1,0 +1,187 @@
+"""Pure decisions of the gate: what a call asks for, what it really cost, and what a denial says to the caller."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from tenant_middleware.admission.call import Call, Hold, Kind
+from tenant_middleware.admission.queue import Ticket
+from tenant_middleware.admission.store import Ask, Denied, Limits
+from tenant_middleware.clock import utc
+from tenant_middleware.errors import BudgetBusy, BudgetExceeded, InvalidInput, RateLimited, Refusal
+from tenant_middleware.metering.ledger import LedgerRow, Status
+from tenant_middleware.metering.pricing import Price, to_nano, to_usd
+from tenant_middleware.metering.usage import Usage
+from tenant_middleware.policy import Tier
+
+_UNITS = {"rpm": "requests a minute", "tpm": "tokens a minute", "concurrency": "calls at once"}
+
+
+def ask_for(
+    call: Call, terms: Tier, price: Price, *, ttl: float, nonce: str, expected_output: int | None = None
+) -> Ask:
+    """The reservation of a call: its prompt and a bound on its output, by the tier's cap times the answers asked for.
+
+    `expected_output` replaces the bound where the policy reserves what was learnt instead ("adaptive").
+    """
+    output = _output_bound(call, terms)
+    if expected_output is not None:
+        output = min(output, max(expected_output, 1))
+    return Ask(
+        tenant=call.tenant,
+        call_id=call.id,
+        limits=Limits.of(terms),
+        prompt_tokens=call.prompt_tokens,
+        max_output=output,
+        min_output=min(terms.min_output_tokens * call.n, output),
+        fixed_nano=call.prompt_tokens * price.input_nano + price.per_call_nano * call.paid_units,
+        output_nano=price.output_nano,
+        ttl=ttl,
+        nonce=nonce,
+    )
+
+
+def _output_bound(call: Call, terms: Tier) -> int:
+    if call.kind is not Kind.CHAT:
+        return 0
+    each = terms.max_output_tokens if call.max_tokens is None else min(call.max_tokens, terms.max_output_tokens)
+    return each * call.n
+
+
+def ticket_for(ask: Ask, call: Call, terms: Tier) -> Ticket:
+    """What the queue needs to know about a call."""
+    return Ticket(
+        tenant=call.tenant,
+        call_id=call.id,
+        model=call.model,
+        prompt_tokens=ask.prompt_tokens,
+        max_output=ask.max_output,
+        weight=terms.weight,
+        timeout=terms.queue_timeout,
+    )
+
+
+def refusal(denied: Denied, call: Call, now: float) -> Refusal:
+    """The error that a store's denial becomes: same numbers, in the units of the rule."""
+    if denied.rule in ("budget", "budget_busy"):
+        return _budget_refusal(denied, call, now)
+    if denied.rule in _UNITS:
+        return _rate_refusal(denied, call)
+    raise InvalidInput(
+        "this call id was settled, released or is in use: call ids are made by the gate and used once"
+        if denied.rule == "replayed"
+        else "this call id has no live reservation: it expired or was never admitted"
+    )
+
+
+def _budget_refusal(denied: Denied, call: Call, now: float) -> BudgetExceeded:
+    limit, used = to_usd(denied.limit), to_usd(denied.used)
+    resets = None if denied.resets_at is None else utc(denied.resets_at)
+    wait = denied.retry_after
+    if wait is None and denied.resets_at is not None:
+        wait = max(denied.resets_at - now, 0.0)
+    busy = denied.rule == "budget_busy"
+    text = (
+        f"calls in flight hold what is left of the budget of {limit} USD ({used} USD used): retry soon"
+        if busy
+        else f"the budget of {limit} USD is used up ({used} USD) until {_shown(resets)}"
+    )
+    kind = BudgetBusy if busy else BudgetExceeded
+    return kind(
+        text,
+        rule="budget",
+        tenant_id=call.tenant.id,
+        model=call.model,
+        limit=limit,
+        used=used,
+        retry_after=wait,
+        resets_at=resets,
+    )
+
+
+def _rate_refusal(denied: Denied, call: Call) -> RateLimited:
+    unit = _UNITS[denied.rule]
+    way_out = "this call alone is larger: no wait helps" if denied.never else f"retry in {denied.retry_after:.3g} s"
+    error = RateLimited(
+        f"limit of {denied.limit} {unit}, {denied.used} used: {way_out}",
+        rule=denied.rule,
+        tenant_id=call.tenant.id,
+        model=call.model,
+        limit=denied.limit,
+        used=denied.used,
+        retry_after=denied.retry_after,
+        resets_at=None if denied.resets_at is None else utc(denied.resets_at),
+    )
+    error.never_admissible = denied.never
+    return error
+
+
+def _shown(when: dt.datetime | None) -> str:
+    return "the end of its period" if when is None else when.isoformat(timespec="seconds")
+
+
+def worth_waiting(denied: Denied) -> bool:
+    """Whether a wait may turn this denial into a grant: limits, concurrency, and money that calls in flight hold."""
+    return not denied.never and denied.retry_after is not None and denied.rule != "budget"
+
+
+def used_by(hold: Hold) -> Usage:
+    """What one attempt used. A provider that reports nothing is charged by estimate: prompt bound plus output cap."""
+    usage = hold.usage
+    if usage is not None and usage.total_tokens > 0:
+        return usage
+    return Usage(hold.call.prompt_tokens, hold.max_tokens, source="estimated")
+
+
+def settled_attempts(hold: Hold) -> list[tuple[Hold, Usage]]:
+    """The attempts that cost something: the nested ones where they know their usage, else the call as one attempt."""
+    known = [(attempt, attempt.usage) for attempt in hold.attempts if attempt.usage is not None]
+    return known or [(hold, used_by(hold))]
+
+
+def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now: float) -> LedgerRow:
+    """The ledger row of a call: tokens and money summed over its attempts, money rounded once per attempt."""
+    total, nano = Usage(0), 0
+    for attempt, usage in attempts:
+        total += usage
+        nano += to_nano(attempt.price.cost(usage)) + attempt.price.per_call_nano * (attempt.call.paid_units - 1)
+    call, last = hold.call, attempts[-1][0] if attempts else hold
+    return LedgerRow(
+        tenant_id=call.tenant.id,
+        call_id=call.id,
+        at=now,
+        tier=call.tenant.tier,
+        subject=call.tenant.subject,
+        model=last.call.model,
+        kind=call.kind.value,
+        provider=last.call.model.partition("/")[0] if "/" in last.call.model else "",
+        prompt_tokens=total.prompt_tokens,
+        cached_tokens=total.cached_tokens,
+        completion_tokens=total.completion_tokens,
+        reasoning_tokens=total.reasoning_tokens,
+        cost_nano=nano,
+        price_source=last.price.source,
+        price_as_of=last.price.as_of,
+        attempts=max(len(hold.attempts), 1),
+        attempt_ids=",".join(attempt.call.id for attempt in hold.attempts),
+        latency=max(now - hold.started, 0.0),
+        queue_wait=hold.queue_wait,
+        stream=call.stream,
+        status=status,
+        source=total.source,
+    )
+
+
+def hit_row(call: Call, now: float) -> LedgerRow:
+    """The row of an answer that came from a cache: recorded, at no cost."""
+    return LedgerRow(
+        tenant_id=call.tenant.id,
+        call_id=call.id,
+        at=now,
+        tier=call.tenant.tier,
+        subject=call.tenant.subject,
+        model=call.model,
+        kind=call.kind.value,
+        attempts=0,
+        status="cache_hit",
+    )
