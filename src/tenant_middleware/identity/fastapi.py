@@ -1,0 +1,61 @@
+"""FastAPI's view of the tenant: a dependency over TenantMiddleware, and what OpenAPI says about tokens and refusals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+
+from tenant_middleware import context
+from tenant_middleware.errors import missing_extra
+from tenant_middleware.tenant import Tenant
+
+try:
+    from fastapi import Depends, Security
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+except ImportError as error:
+    raise missing_extra("fastapi", __name__) from error
+
+__all__ = ["REFUSALS", "CurrentTenant", "RefusalAnswer", "current_tenant"]
+
+# auto_error is off because the middleware has checked the token by now; this object only puts the scheme into OpenAPI
+_scheme = HTTPBearer(
+    scheme_name="TenantToken", bearerFormat="JWT", description="A token that names the tenant.", auto_error=False
+)
+
+
+class RefusalDetail(BaseModel):
+    """What a refusal tells a client."""
+
+    code: str
+    message: str
+    rule: str
+    model: str | None = None
+    limit: int | float | str | None = None
+    used: int | float | str | None = None
+    retry_after: float | None = None
+    resets_at: str | None = None
+
+
+class RefusalAnswer(BaseModel):
+    """The body of every 401, 402, 403, 429 and 503 that TenantMiddleware sends."""
+
+    error: RefusalDetail
+
+
+async def current_tenant(_: Annotated[HTTPAuthorizationCredentials | None, Security(_scheme)] = None) -> Tenant:
+    """The request's tenant, set by TenantMiddleware; MissingTenant on an open path or without the middleware."""
+    return context.current_tenant()
+
+
+CurrentTenant = Annotated[Tenant, Depends(current_tenant)]
+"""For signatures: `async def ask(question: str, tenant: CurrentTenant): ...`"""
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": RefusalAnswer, "description": "No valid token."},
+    402: {"model": RefusalAnswer, "description": "The budget is spent, or held by calls in flight."},
+    403: {"model": RefusalAnswer, "description": "The model isn't this tenant's to call, or a guardrail blocked."},
+    429: {"model": RefusalAnswer, "description": "A limit; come back after Retry-After seconds."},
+    503: {"model": RefusalAnswer, "description": "A store is down; come back after Retry-After seconds."},
+}
+"""For `FastAPI(responses=REFUSALS)`: the answers that OpenAPI should know."""
