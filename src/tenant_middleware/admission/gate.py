@@ -221,23 +221,11 @@ class ModelGate:
         return attempt
 
     def _extend(self, hold: Hold, tokens: int) -> Flow[None]:
-        root = hold.root
-        limits = Limits.of(self.policy.for_tenant(root.call.tenant))
-        yield from self._grow(root, limits, output=tokens, nano=0)
+        yield from self._grow(hold.root, output=tokens, nano=0)
 
-    def _grow(self, root: Hold, limits: Limits, *, output: int, nano: int) -> Flow[None]:
-        ask = Ask(
-            root.call.tenant,
-            root.call.id,
-            limits,
-            0,
-            output,
-            output,
-            nano,
-            root.price.output_nano,
-            self._ttl,
-            new_call_id(),
-        )
+    def _grow(self, root: Hold, *, output: int, nano: int) -> Flow[None]:
+        tenant, per_token = root.call.tenant, root.price.output_nano
+        ask = Ask(tenant, root.call.id, root.limits, 0, output, output, nano, per_token, self._ttl, new_call_id())
         answer = yield Op(self._store_for(root.call.tenant), "extend", (ask,))
         now = self.clock.time()
         if isinstance(answer, Denied):
