@@ -56,11 +56,23 @@ def open_call() -> object | None:
     return frame.open_call if frame is not None else None
 
 
-def set_open_call(call: object | None) -> None:
-    """Note or clear the open model call; only the gate does this. No token: streams are closed in other contexts."""
+def enter_call(call: object) -> object | None:
+    """Note an open model call and return the one around it; only the gate does this."""
     frame = _frame.get()
-    if frame is not None:
-        _frame.set(Frame(frame.tenant, call))
+    if frame is None:
+        return None
+    _frame.set(Frame(frame.tenant, call))
+    return frame.open_call
+
+
+def leave_call(call: object, outer: object | None) -> None:
+    """Forget an open model call, if this context still has it.
+
+    No token: an abandoned stream is closed by whoever collects it, whose own open call must not be touched.
+    """
+    frame = _frame.get()
+    if frame is not None and frame.open_call is call:
+        _frame.set(Frame(frame.tenant, outer))
 
 
 def refuse_other(tenant: Tenant) -> None:

@@ -48,7 +48,7 @@ class Call:
     def __post_init__(self) -> None:
         if not isinstance(self.tenant, Tenant):
             raise InvalidInput(f"Call.tenant: expected a Tenant, got {type(self.tenant).__name__}")
-        if not self.model or not isinstance(self.model, str):
+        if not self.model:
             raise InvalidInput("Call.model: expected the model's name")
         check_tokens(self.prompt_tokens, "prompt_tokens")
         if self.max_tokens is not None and check_tokens(self.max_tokens, "max_tokens") == 0:

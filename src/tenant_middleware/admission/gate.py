@@ -17,7 +17,7 @@ from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.admission.queue import FairQueue, Slot
 from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Settlement
 from tenant_middleware.clock import Clock
-from tenant_middleware.context import current_tenant, open_call, refuse_other, set_open_call
+from tenant_middleware.context import current_tenant, enter_call, leave_call, open_call, refuse_other
 from tenant_middleware.errors import ModelForbidden, TenancyError
 from tenant_middleware.metering.ledger import LedgerRow, Status
 from tenant_middleware.metering.pricing import PriceBook, to_nano
@@ -129,30 +129,30 @@ class ModelGate:
         charged what was reported, or its prompt.
         """
         refuse_other(call.tenant)
-        hold, outer = self.admit(call), open_call()
-        set_open_call(hold)
+        hold = self.admit(call)
+        outer = enter_call(hold)
         try:
             yield hold
         except BaseException as error:
-            set_open_call(outer)
+            leave_call(hold, outer)
             run(self._end(hold, error))
             raise
-        set_open_call(outer)
+        leave_call(hold, outer)
         self.settle(hold, hold.usage)
 
     @asynccontextmanager
     async def acall(self, call: Call) -> AsyncIterator[Hold]:
         """`call`, by awaiting."""
         refuse_other(call.tenant)
-        hold, outer = await self.aadmit(call), open_call()
-        set_open_call(hold)
+        hold = await self.aadmit(call)
+        outer = enter_call(hold)
         try:
             yield hold
         except BaseException as error:
-            set_open_call(outer)
+            leave_call(hold, outer)
             await arun(self._end(hold, error))
             raise
-        set_open_call(outer)
+        leave_call(hold, outer)
         await self.asettle(hold, hold.usage)
 
     # The flows behind both twins.
@@ -160,7 +160,7 @@ class ModelGate:
     def _admit(self, call: Call) -> Flow[Hold]:
         outer = open_call()
         self._entitled(call)
-        if isinstance(outer, Hold) and not outer.root.done and outer.call.kind is call.kind:
+        if isinstance(outer, Hold) and plan.joins(call, outer.root):
             return (yield from self._join(outer.root, call))
         terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model)
         ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_call_id())

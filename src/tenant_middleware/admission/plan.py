@@ -120,6 +120,11 @@ def _shown(when: dt.datetime | None) -> str:
     return "the end of its period" if when is None else when.isoformat(timespec="seconds")
 
 
+def joins(call: Call, root: Hold) -> bool:
+    """Whether a call is an attempt of one that is open around it: same tenant, same kind, not yet settled."""
+    return not root.done and root.call.kind is call.kind and root.call.tenant == call.tenant
+
+
 def worth_waiting(denied: Denied) -> bool:
     """Whether a wait may turn this denial into a grant: limits, concurrency, and money that calls in flight hold."""
     return not denied.never and denied.retry_after is not None and denied.rule != "budget"

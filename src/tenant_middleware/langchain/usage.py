@@ -1,0 +1,135 @@
+"""Counting what LangChain calls use: prompt bounds, reported usage, cut streams, and each model's name for a cap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+from tenant_middleware.admission.estimate import prompt_bound
+from tenant_middleware.metering.usage import Usage
+
+# What providers call the output cap; a caller's value under any of these names is its wish, the gate's is what is sent.
+CAP_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
+_PER_MESSAGE = 8  # role, separators
+_PER_MEDIA = 2_000  # an image or file part: providers charge by size, not by the length of its base64 text
+
+
+def prompt_tokens(messages: Iterable[BaseMessage], options: Mapping[str, Any]) -> int:
+    """A bound on the prompt's tokens: all text, tool calls and tool schemas of the request."""
+    total = 0
+    for message in messages:
+        total += _PER_MESSAGE + _content_tokens(message.content)
+        if isinstance(message, AIMessage) and message.tool_calls:
+            total += prompt_bound(json.dumps(message.tool_calls, default=str))
+    for name in ("tools", "functions", "response_format"):
+        if options.get(name):
+            total += prompt_bound(json.dumps(options[name], default=str))
+    return total
+
+
+def _content_tokens(content: str | list[Any]) -> int:
+    if isinstance(content, str):
+        return prompt_bound(content)
+    total = 0
+    for part in content:
+        if isinstance(part, str):
+            total += prompt_bound(part)
+        elif isinstance(part.get("text"), str):
+            total += prompt_bound(part["text"])
+        else:
+            total += _PER_MEDIA
+    return total
+
+
+def cap_name(model: BaseChatModel) -> str:
+    """The name under which this model takes its output cap."""
+    fields = type(model).model_fields
+    for name in CAP_NAMES:
+        if name in fields or any(field.alias == name for field in fields.values()):
+            return name
+    return CAP_NAMES[0]
+
+
+def split_cap(model: BaseChatModel, options: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """The caller's smallest wish for the output cap, and the options without any cap."""
+    wishes = [options[name] for name in CAP_NAMES if isinstance(options.get(name), int)]
+    wishes += [value for name in CAP_NAMES if isinstance(value := getattr(model, name, None), int) and value > 0]
+    return (min(wishes) if wishes else None), {name: value for name, value in options.items() if name not in CAP_NAMES}
+
+
+def usage_of(result: ChatResult, prompt_bound_tokens: int) -> Usage | None:
+    """What the provider reported for a result; None when it reported nothing."""
+    reported = (result.llm_output or {}).get("token_usage") or (result.llm_output or {}).get("usage")
+    if isinstance(reported, Mapping) and reported.get("completion_tokens") is not None:
+        details = reported.get("prompt_tokens_details") or {}
+        output = reported.get("completion_tokens_details") or {}
+        return Usage(
+            int(reported.get("prompt_tokens") or 0),
+            int(reported["completion_tokens"]),
+            int(_get(details, "cached_tokens")),
+            int(_get(output, "reasoning_tokens")),
+        )
+    messages = [generation.message for generation in result.generations]
+    usages = [_from_metadata(m.usage_metadata) for m in messages if isinstance(m, AIMessage) and m.usage_metadata]
+    if not usages:
+        return None
+    return usages[0] if len(usages) == 1 else _of_answers(usages)
+
+
+def _of_answers(usages: list[Usage]) -> Usage:
+    """Several answers to one prompt: the prompt counts once, each answer's output counts."""
+    return Usage(
+        max(u.prompt_tokens for u in usages),
+        sum(u.completion_tokens for u in usages),
+        max(u.cached_tokens for u in usages),
+        sum(u.reasoning_tokens for u in usages),
+    )
+
+
+def _from_metadata(metadata: Any) -> Usage:
+    inputs, outputs = metadata.get("input_token_details") or {}, metadata.get("output_token_details") or {}
+    return Usage(
+        int(metadata.get("input_tokens") or 0),
+        int(metadata.get("output_tokens") or 0),
+        int(inputs.get("cache_read") or 0),
+        int(outputs.get("reasoning") or 0),
+    )
+
+
+def _get(details: Any, name: str) -> int:
+    value = details.get(name) if isinstance(details, Mapping) else getattr(details, name, None)
+    return value or 0
+
+
+class StreamCount:
+    """Counts a stream as it goes by: the provider's usage where it sends one, else the text, marked as estimated."""
+
+    def __init__(self, prompt: int) -> None:
+        self._prompt = prompt
+        self._reported: Usage | None = None
+        self._text = 0
+        self._chunks = 0
+
+    def add(self, chunk: ChatGenerationChunk) -> None:
+        """Count one chunk."""
+        message = chunk.message
+        metadata = getattr(message, "usage_metadata", None)
+        if metadata:
+            used = _from_metadata(metadata)
+            self._reported = used if self._reported is None else self._reported + used
+        if chunk.text:
+            self._chunks += 1
+            self._text += len(chunk.text.encode("utf-8", "surrogatepass"))
+
+    def usage(self) -> Usage:
+        """What has been used so far."""
+        counted = max(self._chunks, -(-self._text // 4))
+        if self._reported is not None and (self._reported.completion_tokens or not counted):
+            return self._reported
+        prompt = self._reported.prompt_tokens if self._reported is not None else self._prompt
+        return Usage(prompt, counted, source="estimated")
