@@ -10,7 +10,7 @@ from tenant_middleware.tenant import Tenant
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A call that waits. `cost` is what it is expected to use, in weighted tokens; `timeout` in seconds."""
+    """A call that waits. `max_output` bounds its answer, `weight` is its tenant's share, `timeout` in seconds."""
 
     tenant: Tenant
     call_id: str
@@ -22,9 +22,14 @@ class Ticket:
 
 
 class Slot(Protocol):
-    """A place among the running calls; whoever holds it gives it back exactly once."""
+    """A place among the running calls; whoever holds it gives it back exactly once.
+
+    `waited` is the time in the queue so far, in seconds. `probe` asks for one `progress(slot, 0)` as soon as the
+    limits have admitted the call: its tenant was parked, and the rest of its calls wait for the outcome.
+    """
 
     waited: float
+    probe: bool
 
 
 class FairQueue(Protocol):
@@ -32,12 +37,18 @@ class FairQueue(Protocol):
 
     `leave` gives the slot back with what the call really used. `park` gives it back because a limit denied the call:
     the tenant stands aside for `seconds` and then waits again, without blocking others; returns a new slot.
+    `progress` reports the output so far of a running call: it renews the slot's lease, and raises what the tenant is
+    charged once the call outgrows its estimate. A second `leave` of one slot changes nothing.
     """
 
     def enter(self, ticket: Ticket) -> Slot: ...
     def park(self, ticket: Ticket, slot: Slot, seconds: float) -> Slot: ...
+    def progress(self, slot: Slot, completion_tokens: int) -> None: ...
     def leave(self, slot: Slot, prompt_tokens: int, completion_tokens: int) -> None: ...
+    def close(self) -> None: ...
 
     async def aenter(self, ticket: Ticket) -> Slot: ...
     async def apark(self, ticket: Ticket, slot: Slot, seconds: float) -> Slot: ...
+    async def aprogress(self, slot: Slot, completion_tokens: int) -> None: ...
     async def aleave(self, slot: Slot, prompt_tokens: int, completion_tokens: int) -> None: ...
+    async def aclose(self) -> None: ...

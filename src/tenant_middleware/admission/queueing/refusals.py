@@ -1,0 +1,21 @@
+"""What a queue says when it can't hand out a slot in time."""
+
+from __future__ import annotations
+
+from tenant_middleware.admission.queue import Ticket
+from tenant_middleware.errors import RateLimited
+
+RULE = "queue"
+
+
+def too_late(ticket: Ticket, waited: float, retry_after: float) -> RateLimited:
+    """No slot within the tier's queue_timeout."""
+    return RateLimited(
+        f"no slot within {ticket.timeout:g} s in the queue: retry in {retry_after:.3g} s",
+        rule=RULE,
+        tenant_id=ticket.tenant.id,
+        model=ticket.model,
+        limit=ticket.timeout,
+        used=waited,
+        retry_after=retry_after,
+    )
