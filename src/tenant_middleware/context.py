@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -24,10 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a context knows: its tenant and the model call open in it, if any."""
+    """What a context knows: its tenant, the model call open in it if any, and which scope put it over which frame."""
 
     tenant: Tenant
     open_call: object | None = None
+    entry: object | None = None
+    outer: Frame | None = None
 
 
 _frame: ContextVar[Frame | None] = ContextVar("tenant_middleware_frame", default=None)
@@ -61,7 +63,7 @@ def enter_call(call: object) -> object | None:
     frame = _frame.get()
     if frame is None:
         return None
-    _frame.set(Frame(frame.tenant, call))
+    _frame.set(Frame(frame.tenant, call, frame.entry, frame.outer))
     return frame.open_call
 
 
@@ -72,7 +74,7 @@ def leave_call(call: object, outer: object | None) -> None:
     """
     frame = _frame.get()
     if frame is not None and frame.open_call is call:
-        _frame.set(Frame(frame.tenant, outer))
+        _frame.set(Frame(frame.tenant, outer, frame.entry, frame.outer))
 
 
 def refuse_other(tenant: Tenant) -> None:
@@ -96,22 +98,21 @@ class scope:
         if not isinstance(tenant, Tenant):
             raise InvalidInput(f"scope: expected a Tenant, got {type(tenant).__name__}; verify a token to get one")
         self.tenant = tenant
-        self._outer: Frame | None = None
         self._entered = False
 
     def __enter__(self) -> Tenant:
         if self._entered:
             raise TenantMismatch("this scope is already open: make a new one for each entry")
         refuse_other(self.tenant)
-        self._outer = _frame.get()
-        _frame.set(self._outer or Frame(self.tenant))
+        outer = _frame.get()
+        _frame.set(Frame(self.tenant, outer.open_call if outer is not None else None, self, outer))
         self._entered = True
         return self.tenant
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _frame.set(self._outer)
+        _frame.set(_without(_frame.get(), self))
         self._entered = False
 
     async def __aenter__(self) -> Tenant:
@@ -123,24 +124,54 @@ class scope:
         self.__exit__(kind, error, trace)
 
 
+def _without(frame: Frame | None, entry: object) -> Frame | None:
+    """The frames less the one that this scope put there.
+
+    A generator with a scope in it may be closed by a collector, in anybody's context: that one stays as it is.
+    """
+    if frame is None:
+        return None
+    if frame.entry is entry:
+        return frame.outer
+    outer = _without(frame.outer, entry)
+    return frame if outer is frame.outer else Frame(frame.tenant, frame.open_call, frame.entry, outer)
+
+
+def _put_back(token: Token[Frame | None]) -> bool:
+    """Undo a swap; False when a collector closes the step in another context, which keeps its own frame."""
+    try:
+        _frame.reset(token)
+    except ValueError:  # "was created in a different Context"
+        return False
+    return True
+
+
 class _Pinned:
     """A frame that goes in for one step and comes back as the step left it; the outer frame returns after.
 
-    The outer frame is the step's local, not the object's: two tasks may try to step one iterator at once.
+    The way back is the step's local, not the object's: two tasks may try to step one iterator at once.
     """
+
+    _inner: Any = None
 
     def __init__(self) -> None:
         self.tenant = current_tenant()
         self._frame = Frame(self.tenant, open_call())
 
-    def _enter(self) -> Frame | None:
-        outer = _frame.get()
-        _frame.set(self._frame)
-        return outer
+    def _enter(self) -> Token[Frame | None]:
+        return _frame.set(self._frame)
 
-    def _leave(self, outer: Frame | None) -> None:
-        self._frame = _frame.get() or self._frame
-        _frame.set(outer)
+    def _leave(self, token: Token[Frame | None]) -> None:
+        left = _frame.get()
+        if _put_back(token) and left is not None and left.tenant == self.tenant:
+            self._frame = left
+
+    def __del__(self) -> None:
+        # An abandoned generator is closed where it is dropped: its finally blocks run for its own tenant too.
+        if self._inner is not None:
+            token = self._enter()
+            self._inner = None
+            _put_back(token)
 
 
 class PinnedIterator(_Pinned, Generic[T]):
@@ -148,7 +179,7 @@ class PinnedIterator(_Pinned, Generic[T]):
 
     def __init__(self, inner: Iterator[T]) -> None:
         super().__init__()
-        self._inner = inner
+        self._inner: Iterator[T] = inner
 
     def __iter__(self) -> PinnedIterator[T]:
         return self
@@ -159,21 +190,21 @@ class PinnedIterator(_Pinned, Generic[T]):
         except TenantMismatch:
             self.close()
             raise
-        outer = self._enter()
+        token = self._enter()
         try:
             return next(self._inner)
         finally:
-            self._leave(outer)
+            self._leave(token)
 
     def close(self) -> None:
         """Close the inner iterator under its own tenant, so that it settles what it had begun."""
         close = getattr(self._inner, "close", None)
         if close is not None:
-            outer = self._enter()
+            token = self._enter()
             try:
                 close()
             finally:
-                self._leave(outer)
+                self._leave(token)
 
     def __enter__(self) -> PinnedIterator[T]:
         return self
@@ -187,7 +218,7 @@ class PinnedAsyncIterator(_Pinned, Generic[T]):
 
     def __init__(self, inner: AsyncIterator[T]) -> None:
         super().__init__()
-        self._inner = inner
+        self._inner: AsyncIterator[T] = inner
 
     def __aiter__(self) -> PinnedAsyncIterator[T]:
         return self
@@ -198,21 +229,21 @@ class PinnedAsyncIterator(_Pinned, Generic[T]):
         except TenantMismatch:
             await self.aclose()
             raise
-        outer = self._enter()
+        token = self._enter()
         try:
             return await anext(self._inner)
         finally:
-            self._leave(outer)
+            self._leave(token)
 
     async def aclose(self) -> None:
         """Close the inner iterator under its own tenant, so that it settles what it had begun."""
         close = getattr(self._inner, "aclose", None)
         if close is not None:
-            outer = self._enter()
+            token = self._enter()
             try:
                 await close()
             finally:
-                self._leave(outer)
+                self._leave(token)
 
     async def __aenter__(self) -> PinnedAsyncIterator[T]:
         return self
@@ -255,30 +286,38 @@ def bind(fn: Callable[P, T]) -> Callable[P, T]:
 
         @functools.wraps(fn)
         async def arun(*args: P.args, **kwargs: P.kwargs) -> Any:
-            outer = _swap_in(frame)
+            token = _swap_in(frame)
             try:
                 return await cast("Callable[P, Awaitable[Any]]", fn)(*args, **kwargs)
             finally:
-                _frame.set(outer)
+                _put_back(token)
 
         return cast("Callable[P, T]", arun)
 
     @functools.wraps(fn)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        outer = _swap_in(frame)
+        token = _swap_in(frame)
         try:
             result = fn(*args, **kwargs)
             if inspect.isgenerator(result) or inspect.isasyncgen(result):
                 return cast("T", pin(cast("Iterator[object]", result)))
+            if inspect.iscoroutine(result):
+                return cast("T", _awaited(frame, result))
             return result
         finally:
-            _frame.set(outer)
+            _put_back(token)
 
     return run
 
 
-def _swap_in(frame: Frame) -> Frame | None:
+async def _awaited(frame: Frame, work: Awaitable[T]) -> T:
+    token = _swap_in(frame)
+    try:
+        return await work
+    finally:
+        _put_back(token)
+
+
+def _swap_in(frame: Frame) -> Token[Frame | None]:
     refuse_other(frame.tenant)
-    outer = _frame.get()
-    _frame.set(frame)
-    return outer
+    return _frame.set(frame)
