@@ -88,12 +88,16 @@ class Tier(Model):
 
 
 class TenantRule(BaseModel):
-    """One listed tenant: its tier, the models that are its alone, and any of the tier's terms it has otherwise."""
+    """One listed tenant: its tier, the models that are its alone, and any of the tier's terms it has otherwise.
+
+    `names` are what people call it; the guard compares a prompt that names a tenant with the caller.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     tier: str
     owns: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -191,6 +195,10 @@ class Policy(Model):
         if rule.tier != tenant.tier:
             raise AuthenticationError("the tenant's tier contradicts the policy", rule="tier")
         return self._terms[tenant.id]
+
+    def terms_of(self, tenant_id: str) -> Tier:
+        """The resolved terms of a listed tenant."""
+        return self._terms[tenant_id]
 
     def entitlement(self, tenant: Tenant, model: str) -> Entitlement:
         """May this tenant call this model? An owner's pattern wins over every other; a foreign one looks unknown."""

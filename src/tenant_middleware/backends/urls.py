@@ -1,0 +1,158 @@
+"""From a URL in the policy file to a backend: the one table of schemes for each concern.
+
+Client libraries are imported when a URL asks for them, so that a policy in memory needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tenant_middleware.backends.routed import Routed
+from tenant_middleware.clock import Clock
+from tenant_middleware.errors import SettingsError
+from tenant_middleware.isolation.cache import CacheRules
+from tenant_middleware.metering.ledger import LedgerRow
+from tenant_middleware.policy import Policy
+from tenant_middleware.settings import Settings
+from tenant_middleware.tenant import Tenant
+
+REDIS = ("redis", "rediss", "redis+cluster")
+
+
+class Opener:
+    """Opens backends by URL, each URL once per concern, and remembers them to close them."""
+
+    def __init__(self, settings: Settings, policy: Policy, clock: Clock, secret: bytes) -> None:
+        self._settings, self._policy, self._clock, self._secret = settings, policy, clock, secret
+        self._opened: dict[tuple[str, str], Any] = {}
+
+    def concern(self, name: str, make: Callable[[str], Any]) -> Any:
+        """The backend of one concern: a plain one, or a router when a tier or tenant has a silo of its own."""
+        default = self.open(name, getattr(self._settings.backends, name), make)
+        silos = {url for url in self._silo_urls(name) if url is not None}
+        if not silos:
+            return default
+        for url in silos:  # opened now: a wrong address is an error at start-up
+            self.open(name, url, make)
+
+        def pick(tenant: Tenant) -> Any:
+            own = getattr(self._policy.for_tenant(tenant).backends, name)
+            return default if own is None else self.open(name, own, make)
+
+        return Routed(pick)
+
+    def _silo_urls(self, name: str) -> list[str | None]:
+        tiers = [getattr(tier.backends, name) for tier in self._policy.tiers.values()]
+        return tiers + [getattr(self._policy.terms_of(tenant_id).backends, name) for tenant_id in self._policy.tenants]
+
+    def open(self, name: str, url: str, make: Callable[[str], Any]) -> Any:
+        """The backend behind a URL, made once."""
+        if (name, url) not in self._opened:
+            self._opened[name, url] = make(url)
+        return self._opened[name, url]
+
+    def opened(self, name: str) -> list[Any]:
+        """All backends of a concern that are open."""
+        return [backend for (concern, _), backend in self._opened.items() if concern == name]
+
+    def everything(self) -> list[Any]:
+        """All open backends, the last opened first."""
+        return list(reversed(self._opened.values()))
+
+    # One function per concern: URL to backend.
+
+    def admission(self, record: Callable[[LedgerRow], object]) -> Callable[[str], Any]:
+        """Limits and budgets; `record` takes the rows of stores that have no stream of their own."""
+
+        def make(url: str) -> Any:
+            scheme = _scheme(url)
+            if scheme == "memory":
+                from tenant_middleware.backends.in_memory.admission import InMemoryAdmission
+
+                return InMemoryAdmission(self._clock, record)
+            if scheme in REDIS:
+                from tenant_middleware.backends.redis.admission import RedisAdmission
+
+                return RedisAdmission(url, timeout=self._settings.admission.store_timeout)
+            raise _unknown("admission", scheme, ("memory", *REDIS))
+
+        return make
+
+    def history(self, url: str) -> Any:
+        """Conversations."""
+        scheme = _scheme(url)
+        if scheme == "memory":
+            from tenant_middleware.backends.in_memory.history import InMemoryHistory
+
+            return InMemoryHistory(clock=self._clock)
+        if scheme in REDIS:
+            from tenant_middleware.backends.redis.history import RedisHistory
+
+            return RedisHistory(url)
+        raise _unknown("history", scheme, ("memory", *REDIS))
+
+    def semantic_cache(self, url: str) -> Any:
+        """Answers by nearness of the question."""
+        scheme = _scheme(url)
+        if scheme == "memory":
+            from tenant_middleware.backends.in_memory.cache import InMemorySemanticCache
+
+            return InMemorySemanticCache(rules=self._cache_rules, clock=self._clock)
+        if scheme in REDIS:
+            from tenant_middleware.backends.redisvl.cache import RedisSemanticCache
+
+            return RedisSemanticCache(url, rules=self._cache_rules)
+        raise _unknown("cache", scheme, ("memory", *REDIS))
+
+    def exact_cache(self, url: str) -> Any:
+        """Answers by everything that was asked."""
+        scheme = _scheme(url)
+        if scheme == "memory" or scheme in REDIS:
+            from tenant_middleware.backends.in_memory.cache import InMemoryExactCache
+
+            return InMemoryExactCache(rules=self._cache_rules, clock=self._clock)
+        raise _unknown("cache", scheme, ("memory", *REDIS))
+
+    def _cache_rules(self, tenant: Tenant) -> CacheRules:
+        cache, terms = self._settings.cache, self._policy.for_tenant(tenant)
+        return CacheRules(
+            secret=self._secret,
+            distance_threshold=cache.distance_threshold,
+            share=cache.share,
+            ttl=cache.ttl,
+            max_entries=cache.max_entries_per_tenant,
+            enabled=terms.cache,
+        )
+
+    def vectors(self, url: str) -> Any:
+        """Documents."""
+        scheme = _scheme(url)
+        if scheme == "memory":
+            from tenant_middleware.backends.in_memory.vectors import InMemoryVectors
+
+            return InMemoryVectors(isolation=self._isolation)
+        if scheme in REDIS:
+            from tenant_middleware.backends.redisvl.vectors import RedisVectors
+
+            return RedisVectors(url, isolation=self._isolation)
+        if scheme == "pinecone":
+            from tenant_middleware.backends.pinecone import PineconeVectors
+
+            secret = self._settings.secrets.pinecone_api_key
+            if secret is None:
+                raise SettingsError("backends.vectors: pinecone:// needs TENANCY__SECRETS__PINECONE_API_KEY")
+            index = url.removeprefix("pinecone://").strip("/")
+            return PineconeVectors(index, api_key=secret.get_secret_value(), isolation=self._isolation)
+        raise _unknown("vectors", scheme, ("memory", *REDIS, "pinecone"))
+
+    def _isolation(self, tenant: Tenant) -> str:
+        return self._policy.for_tenant(tenant).isolation
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
+def _unknown(concern: str, scheme: str, known: tuple[str, ...]) -> SettingsError:
+    return SettingsError(f"backends.{concern}: expected a URL of {', '.join(known)}, got the scheme {scheme!r}")

@@ -1,0 +1,253 @@
+"""What an application keeps: one object that builds identity, gate and backends from settings and closes them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from tenant_middleware.admission.gate import ModelGate
+from tenant_middleware.admission.queue import FairQueue
+from tenant_middleware.backends.urls import Opener
+from tenant_middleware.clock import Clock, SystemClock
+from tenant_middleware.context import scope
+from tenant_middleware.errors import ConfigurationError, SettingsError
+from tenant_middleware.identity import JwtIdentity
+from tenant_middleware.isolation.cache import ExactCache, SemanticCache
+from tenant_middleware.isolation.history import HistoryStore
+from tenant_middleware.metering.outbox import WriteBehind
+from tenant_middleware.metering.pricing import PriceBook
+from tenant_middleware.policy import Explained, Policy
+from tenant_middleware.settings import Settings, load
+from tenant_middleware.tenant import Tenant
+
+if TYPE_CHECKING:
+    from tenant_middleware.guardrails import InputGuard
+    from tenant_middleware.isolation.vectors import Vectors
+
+
+class Explanation(NamedTuple):
+    """Every resolved value of a tenant with the rule that decided it; prints as a table."""
+
+    rows: tuple[Explained, ...]
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.rows)
+        return "\n".join(f"{row.name:<{width}}  {row.value}  [{row.rule}]" for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _GuardModes:
+    """The guard's view of the policy."""
+
+    policy: Policy
+
+    def mode(self, tenant: Tenant) -> str:
+        return self.policy.for_tenant(tenant).guard
+
+
+class Tenancy:
+    """The entry point: `Tenancy.from_file("tenancy.toml")`, then `with tenancy.authenticate(token): ...`.
+
+    Backends are opened from the URLs in the policy, once each, and closed by `close` or at the end of a `with`.
+    """
+
+    def __init__(
+        self, settings: Settings, policy: Policy, *, clock: Clock | None = None, queue: FairQueue | None = None
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.clock = clock or SystemClock()
+        self._queue = queue
+        self._opener = Opener(settings, policy, self.clock, self._secret())
+        self._closed = False
+        self.ledger = self._open_ledger()
+        self.gate = self._open_gate()
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        queue: FairQueue | None = None,
+    ) -> Tenancy:
+        """A tenancy from a policy file; `overrides` is a nested mapping that wins over file and environment.
+
+        Raises SettingsError that names file, key and reason.
+        """
+        settings, policy = load(path, overrides=overrides, environ=environ)
+        return cls(settings, policy, clock=clock, queue=queue)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, clock: Clock | None = None) -> Tenancy:
+        """A tenancy from values in code: for notebooks and tests."""
+        settings, policy = load(None, overrides=values, environ={})
+        return cls(settings, policy, clock=clock)
+
+    def _secret(self) -> bytes:
+        given = self.settings.secrets.fingerprint_key
+        if given is not None:
+            return given.get_secret_value().encode()
+        if not self.settings.backends.cache.startswith("memory:"):
+            raise SettingsError(
+                "secrets.fingerprint_key: a cache shared by workers needs one key for all of them; set "
+                "TENANCY__SECRETS__FINGERPRINT_KEY to at least 16 random bytes"
+            )
+        return secrets.token_bytes(32)
+
+    def _open_ledger(self) -> WriteBehind:
+        from tenant_middleware.backends.sql import SqlLedger
+
+        return WriteBehind(SqlLedger(self.settings.backends.ledger))
+
+    def _open_gate(self) -> ModelGate:
+        store = self._opener.concern("admission", self._opener.admission(self.ledger.append))
+        own = getattr(store, "_pick", None)
+        return ModelGate(
+            self.policy,
+            own if own is not None else lambda tenant: store,
+            PriceBook(self.policy.prices),
+            self._queue or self._open_queue(),
+            self.clock,
+            self.ledger.append,
+            reservation_ttl=self.settings.admission.reservation_ttl,
+        )
+
+    def _open_queue(self) -> FairQueue:
+        from tenant_middleware.admission.queueing.pass_through import PassThrough
+
+        return PassThrough(self.clock)
+
+    # Identity.
+
+    @cached_property
+    def identity(self) -> JwtIdentity:
+        """Who may call, from [identity]; raises SettingsError when the policy has no such section."""
+        if self.settings.identity is None:
+            raise SettingsError("identity: the policy has no [identity] section, so no token can be verified")
+        return JwtIdentity(self.settings.identity, self.policy.admit)
+
+    def verify(self, token: str) -> Tenant:
+        """The tenant of a valid token; raises AuthenticationError that says why not, without repeating anything."""
+        return self.identity.verify(token)
+
+    async def averify(self, token: str) -> Tenant:
+        """`verify`, awaiting a refresh of keys by URL."""
+        return await self.identity.averify(token)
+
+    def authenticate(self, token: str) -> scope:
+        """Verify now, and give the scope to enter: `with tenancy.authenticate(token) as tenant:`."""
+        return scope(self.verify(token))
+
+    async def aauthenticate(self, token: str) -> scope:
+        """`authenticate`, awaiting: `async with await tenancy.aauthenticate(token):`."""
+        return scope(await self.averify(token))
+
+    # What a tenant may see.
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """Documents by tenant; a write makes older cached answers miss."""
+        return cast("Vectors", self._opener.concern("vectors", self._opener.vectors))
+
+    @cached_property
+    def history(self) -> HistoryStore:
+        """Conversations by tenant and session."""
+        return cast(HistoryStore, self._opener.concern("history", self._opener.history))
+
+    @cached_property
+    def cache(self) -> SemanticCache:
+        """Answers by nearness of the question."""
+        return cast(SemanticCache, self._opener.concern("cache", self._opener.semantic_cache))
+
+    @cached_property
+    def exact_cache(self) -> ExactCache:
+        """Answers by everything that was asked."""
+        return cast(ExactCache, self._opener.exact_cache(self.settings.backends.cache))
+
+    @cached_property
+    def guard(self) -> InputGuard:
+        """The input guard in each tier's mode, knowing the listed tenants."""
+        from tenant_middleware.guardrails import InputGuard, Registry
+
+        known = [(tenant_id, *rule.names) for tenant_id, rule in self.policy.tenants.items()]
+        return InputGuard(_GuardModes(self.policy), Registry(known))
+
+    def explain(self, tenant: Tenant) -> Explanation:
+        """Every value in force for a tenant and the rule that decided it."""
+        return Explanation(tuple(self.policy.explain(tenant)))
+
+    # Books and life.
+
+    def drain(self) -> int:
+        """Move settled rows into the ledger; returns how many were new there."""
+        moved = sum(store.drain(self.ledger) for store in self._opener.opened("admission") if hasattr(store, "drain"))
+        self.ledger.flush()
+        return moved
+
+    async def adrain(self) -> int:
+        """`drain`, by awaiting."""
+        moved = 0
+        for store in self._opener.opened("admission"):
+            if hasattr(store, "adrain"):
+                moved += await store.adrain(self.ledger)
+        await self.ledger.aflush()
+        return moved
+
+    def seal(self, *, strict: bool = True) -> list[Any]:
+        """Put tenant-keyed caches into every cache layer of the frameworks that are loaded; reports each layer.
+
+        Raises SealError for a layer that stays open, and for a framework that is loaded without its adapter.
+        """
+        from tenant_middleware.isolation import seal
+
+        return seal.seal_all(self, strict=strict)
+
+    def close(self) -> None:
+        """Write what is settled and close what was opened from URLs; a second close does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self.drain()
+        for backend in self._opener.everything():
+            if hasattr(backend, "close"):
+                backend.close()
+        self.ledger.close()
+
+    async def aclose(self) -> None:
+        """`close`, by awaiting."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.adrain()
+        for backend in self._opener.everything():
+            if hasattr(backend, "aclose"):
+                await backend.aclose()
+            elif hasattr(backend, "close"):
+                backend.close()
+        self.ledger.close()
+
+    def __enter__(self) -> Tenancy:
+        if self._closed:
+            raise ConfigurationError("this Tenancy is closed: make a new one")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Tenancy:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
