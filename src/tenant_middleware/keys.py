@@ -40,7 +40,8 @@ def decode(name: str) -> str:
 
 def key(tenant: Tenant, *parts: str) -> str:
     """A Redis key, `tm:{<tenant>}:<part>:<part>.`: no two (tenant, parts) share one, none is a prefix of another."""
-    return f"{key_prefix(tenant)}{':'.join(map(encode, parts))}."
+    names = ":".join(map(encode, parts)) if parts else "-"  # no part at all is not one empty part
+    return f"{key_prefix(tenant)}{names}."
 
 
 def key_prefix(tenant: Tenant) -> str:
