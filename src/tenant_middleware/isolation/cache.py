@@ -67,7 +67,7 @@ class CacheScope:
 def scope_of(
     tenant: Tenant, rules: CacheRules, *, context: Mapping[str, Any] | None = None, personal: bool = False
 ) -> CacheScope:
-    """The scope of a call: its subject's, or the tenant's when the policy shares and nothing personal shaped the answer.
+    """The scope of a call: its subject's, or the tenant's if the policy shares and nothing personal shaped the answer.
 
     `personal` says that memory, tools or a subject-bound filter took part. Calls without a subject are a subject of
     their own.
@@ -104,7 +104,7 @@ def question(
     personal: bool = False,
 ) -> Question:
     """A question ready to be looked up; refuses empty text and embeddings that have no direction."""
-    if not isinstance(text, str) or not text.strip():
+    if not text.strip():
         raise InvalidInput("cache question: expected a text that isn't empty")
     scope = scope_of(tenant, rules, context=context, personal=personal)
     exact = canonical([scope.name, list(signature(text).parts)])
@@ -213,6 +213,6 @@ def check_stamp(tenant: Tenant, place: str, owner: object, where: object) -> Non
     """Raise IsolationBreach unless a stored value belongs to this tenant and this place."""
     if owner != tenant.id or where != place:
         raise IsolationBreach(
-            "a cached value without this tenant's stamp was stopped on its way to the caller; clear this cache and look "
-            "for a writer that bypasses tenant_middleware"
+            "a cached value without this tenant's stamp was stopped on its way to the caller; clear this cache and "
+            "look for a writer that bypasses tenant_middleware"
         )

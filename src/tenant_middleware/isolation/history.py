@@ -134,7 +134,7 @@ def check_messages(messages: Iterable[Message]) -> list[Message]:
     return checked
 
 
-def check_window(value: int | None, name: str) -> None:
+def check_window(value: object, name: str) -> None:
     """A window or count is a whole number of 0 or more; a negative one would silently mean something else."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise InvalidInput(f"history {name}: expected a whole number of 0 or more")
