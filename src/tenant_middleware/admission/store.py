@@ -2,12 +2,13 @@
 
 Values only; the in-memory and the Redis store implement `AdmissionStore` and answer alike (contract suite in
 `tenant_middleware.testing`). Amounts are whole tokens and whole nano-dollars; times are seconds on the store's clock.
+What is made for each call is a NamedTuple: a third of the time of a frozen dataclass, on the hottest path there is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tenant_middleware.metering.ledger import LedgerRow
 from tenant_middleware.policy import Period, Tier
@@ -40,8 +41,7 @@ class Limits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """A reservation: `prompt_tokens` plus between `min_output` and `max_output` tokens, costing
     `fixed_nano + output * output_nano`.
 
@@ -62,8 +62,7 @@ class Ask:
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """What is left for a tenant; None where it is unlimited. Money in nano-dollars of the current period."""
 
     requests: int | None
@@ -75,8 +74,7 @@ class Balance:
     resets_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(NamedTuple):
     """An admitted reservation: `output` tokens of answer, `tokens` and `nano` held until `expires_at`."""
 
     output: int
@@ -86,8 +84,7 @@ class Granted:
     balance: Balance
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(NamedTuple):
     """A refusal that changed nothing: the deciding rule, its limit and use, and when to come back.
 
     `limit` and `used` are in the unit of the rule (requests, tokens, calls, nano-dollars). `retry_after` is in
@@ -102,8 +99,7 @@ class Denied:
     never: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The truth about a reservation: tokens and money really used, and the row for the books."""
 
     tenant: Tenant
@@ -127,7 +123,10 @@ class AdmissionStore(Protocol):
 
     def reserve(self, ask: Ask) -> Granted | Denied: ...
     def extend(self, ask: Ask) -> Granted | Denied:
-        """Grow a live reservation by `max_output` tokens (0 renews the lease alone) under the same rules."""
+        """Grow a live reservation by `max_output` tokens (0 renews the lease alone) under the same rules.
+
+        The answer tells what was added. A reservation that expired meanwhile is live again.
+        """
         ...
 
     def settle(self, settlement: Settlement) -> bool:

@@ -44,9 +44,6 @@ class Usage:
         )
 
 
-NOTHING = Usage(0)
-
-
 def check_tokens(value: object, name: str) -> int:
     """A token count, or InvalidInput."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:
