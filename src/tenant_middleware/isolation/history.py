@@ -143,7 +143,9 @@ def check_window(value: object, name: str) -> None:
 def to_json(message: Message) -> str:
     """A message as one line of JSON; refuses data that JSON can't carry."""
     try:
-        return json.dumps([message.role, message.content, message.tokens, dict(message.data)], separators=(",", ":"))
+        return json.dumps(
+            [message.role, message.content, message.tokens, dict(message.data)], separators=(",", ":"), allow_nan=False
+        )
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"message data: expected JSON values ({type(error).__name__})") from None
 
