@@ -1,0 +1,186 @@
+"""Canaries: marks planted in a tenant's documents and prompts that have no business in another tenant's answer.
+
+A canary is a random lookup id and a truncated MAC of it, written in letters only. It holds no tenant id; the owner is
+looked up in a store. One compact form finds it however it is cased, spaced, hyphenated or dressed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach
+from tenant_middleware.guardrails.sightings import Needle, Sighting, sightings
+from tenant_middleware.guardrails.verdict import ALLOW, Segment, Span, Verdict
+from tenant_middleware.tenant import Tenant
+
+MARK = "zqkx"
+ID_LETTERS = 20
+MAC_LETTERS = 20
+LENGTH = len(MARK) + ID_LETTERS + MAC_LETTERS
+# Sixteen letters, none of which another letter or digit is commonly swapped for: four bits each.
+_ALPHABET = "bcdfhjmnprtuvwxy"
+_MIN_KEY = 16
+
+
+class CanaryStore(Protocol):
+    """Who owns a lookup id; shared by the workers that share the canaries."""
+
+    def put(self, lookup: str, tenant_id: str) -> None: ...
+    def owner(self, lookup: str) -> str | None: ...
+
+
+class InMemoryCanaryStore:
+    """The reference store: one dictionary."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, str] = {}
+
+    def put(self, lookup: str, tenant_id: str) -> None:
+        self._owners[lookup] = tenant_id
+
+    def owner(self, lookup: str) -> str | None:
+        return self._owners.get(lookup)
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """A foreign canary was seen: by whom, of whom (None when the store doesn't know), and how it was disguised.
+
+    `replay` means it came in with the input; it is then no evidence against anyone but the sender.
+    """
+
+    tenant_id: str
+    owner_id: str | None
+    disguise: str
+    kind: Literal["leak", "replay"]
+    cache_entry: str | None = None
+
+
+class CanaryGuard:
+    """Mints canaries and finds them again. Opt-in: nothing is planted that the application doesn't plant.
+
+    `on_incident` hears of every foreign canary; `quarantine(tenant, cache_entry)` takes the entry an answer came from
+    out of service. The key is at least 16 bytes and the same in every worker.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        store: CanaryStore | None = None,
+        *,
+        on_incident: Callable[[Incident], None] | None = None,
+        quarantine: Callable[[Tenant, str], None] | None = None,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        if len(key) < _MIN_KEY:
+            raise ConfigurationError(f"canary key: expected at least {_MIN_KEY} bytes, got {len(key)}")
+        self._key = key
+        self._store = store if store is not None else InMemoryCanaryStore()
+        self._on_incident = on_incident
+        self._quarantine = quarantine
+        self._random = random
+
+    def mint(self, tenant: Tenant) -> str:
+        """A new canary of this tenant: 80 random bits and 80 bits of MAC."""
+        lookup = _letters(self._random(ID_LETTERS // 2))
+        self._store.put(lookup, tenant.id)
+        return MARK + lookup + self._mac(lookup)
+
+    def plant(self, text: str, tenant: Tenant) -> str:
+        """The text with a new canary of this tenant at its end: for audit documents and system prompts."""
+        return f"{text}\n[ref {self.mint(tenant)}]"
+
+    def sightings(self, text: str) -> list[Sighting]:
+        """Every genuine canary in the text, in any disguise, with its owner."""
+        return [found for found in sightings(text, (Needle(MARK, LENGTH, self._genuine),)) if found.genuine]
+
+    def scan(self, text: str, tenant: Tenant, *, replayed: Iterable[str] = ()) -> Verdict:
+        """The verdict on an answer to this tenant: a foreign canary blocks, one that came in with the input flags."""
+        return verdict_of(self.sightings(text), tenant, frozenset(replayed))
+
+    def strip(self, text: str, tenant: Tenant, *, replayed: Iterable[str] = ()) -> str:
+        """The answer without the tenant's own canaries; raises IsolationBreach when there is a foreign one."""
+        return self.settle(text, tenant, frozenset(replayed), None)
+
+    def settle(self, text: str, tenant: Tenant, replayed: frozenset[str], cache_entry: str | None) -> str:
+        """Strip, or report the leak, quarantine the cache entry and raise."""
+        found = self.sightings(text)
+        for sighting in found:
+            if sighting.owner != tenant.id and sighting.canary not in replayed:
+                raise self.breach(sighting, tenant, cache_entry)
+        return _without(text, found)
+
+    def replayed(self, segments: Sequence[Segment], tenant: Tenant) -> frozenset[str]:
+        """Foreign canaries in what the user sent: replays, reported as such, and never counted against their owner.
+
+        Hand them to the scan of the answer: a model that merely repeats its input has leaked nothing.
+        """
+        seen: set[str] = set()
+        for segment in segments:
+            if segment.source == "user":
+                for found in self.sightings(segment.text):
+                    if found.owner != tenant.id and found.canary not in seen:
+                        seen.add(found.canary)
+                        self._report(Incident(tenant.id, found.owner, found.disguise, "replay"))
+        return frozenset(seen)
+
+    def breach(self, found: Sighting, tenant: Tenant, cache_entry: str | None) -> IsolationBreach:
+        """Report a leak and quarantine the cache entry; the error to raise names no other tenant."""
+        self._report(Incident(tenant.id, found.owner, found.disguise, "leak", cache_entry))
+        if self._quarantine is not None and cache_entry is not None:
+            self._quarantine(tenant, cache_entry)
+        return IsolationBreach(
+            "the answer held a canary that isn't this tenant's and was stopped; look at the incident for its owner, and "
+            "at the retriever, cache and memory this answer was made from"
+        )
+
+    def _report(self, incident: Incident) -> None:
+        if self._on_incident is not None:
+            self._on_incident(incident)
+
+    def _genuine(self, compact: str) -> tuple[bool, str | None]:
+        lookup, mac = compact[len(MARK) : len(MARK) + ID_LETTERS], compact[len(MARK) + ID_LETTERS :]
+        owner = self._store.owner(lookup)
+        return owner is not None or hmac.compare_digest(mac, self._mac(lookup)), owner
+
+    def _mac(self, lookup: str) -> str:
+        return _letters(hmac.digest(self._key, b"canary " + lookup.encode("ascii"), "sha256")[: MAC_LETTERS // 2])
+
+
+def verdict_of(found: Iterable[Sighting], tenant: Tenant, replayed: frozenset[str] = frozenset()) -> Verdict:
+    """Block for a foreign canary, flag for a replayed one, allow for one's own."""
+    foreign = [s for s in found if s.owner != tenant.id]
+    if not foreign:
+        return ALLOW
+    leaks = [s for s in foreign if s.canary not in replayed]
+    rule = "foreign-canary" if leaks else "replayed-canary"
+    rules = dict.fromkeys(
+        r for s in leaks or foreign for r in ((rule, f"hidden-{s.disguise}") if s.disguise else (rule,))
+    )
+    spans = tuple(Span(s.start, s.end, rule) for s in leaks or foreign)
+    return Verdict("block" if leaks else "flag", 1.0 if leaks else 0.5, tuple(rules), spans)
+
+
+def _without(text: str, found: Iterable[Sighting]) -> str:
+    """The text without these passages, nor the brackets `plant` put around them."""
+    for sighting in sorted(found, key=lambda s: -s.start):
+        before, after = text[: sighting.start], text[sighting.end :]
+        if before.endswith("[ref ") and after.startswith("]"):
+            before, after = before.removesuffix("[ref ").removesuffix("\n"), after[1:]
+        text = before + after
+    return text
+
+
+def _letters(raw: bytes) -> str:
+    return "".join(_ALPHABET[b >> 4] + _ALPHABET[b & 15] for b in raw)
+
+
+def check_canary(canary: str) -> str:
+    """A canary made elsewhere, if it is long enough to be looked for."""
+    if sum(c.isalnum() for c in canary) < 8:
+        raise InvalidInput("canary: expected at least 8 letters or digits; a shorter one turns up by chance")
+    return canary

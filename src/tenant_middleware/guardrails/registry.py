@@ -1,0 +1,123 @@
+"""The tenants a platform knows, by every name a person would use: the signal that generic guards don't have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tenant_middleware.errors import InvalidInput
+from tenant_middleware.guardrails.folding import fold
+from tenant_middleware.guardrails.matching import Engine, Term, matcher
+
+_LEGAL = re.compile(
+    r"[\s,.]+(inc|incorporated|llc|llp|ltd|limited|plc|corp|corporation|company|co|gmbh|ag|kg|se|sa|sas|sarl|srl|spa|bv|nv|ab|as|"
+    r"oy|aps|kft|zrt|sp z o o|pty|pte|kk|holding|holdings|group)\.?$"
+)
+_SEPARATORS = re.compile(r"[-_.\s]+")
+_SHORTEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A tenant's id and the names people call it by: company name, domain, aliases."""
+
+    id: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A tenant named in a text: `own` when it is the caller's."""
+
+    start: int
+    end: int
+    own: bool
+
+
+Describable = Known | str | tuple[str, ...] | Mapping[str, object]
+
+
+class Registry:
+    """Known tenants and, among them, `operators`: ids of tenants that may act across others (their text is only flagged).
+
+    A name that the caller shares with another tenant counts as the caller's: spelling alone accuses nobody.
+    """
+
+    def __init__(
+        self, known: Iterable[Describable] = (), *, operators: Iterable[str] = (), engine: Engine = "auto"
+    ) -> None:
+        self.known = tuple(describe(entry) for entry in known)
+        self.operators = frozenset(operators)
+        owners: dict[str, set[str]] = {}
+        for entry in self.known:
+            for name in (entry.id, *entry.names):
+                for form in spellings(name):
+                    owners.setdefault(form, set()).add(entry.id)
+        self._owners = [frozenset(ids) for ids in owners.values()]
+        self._matcher = matcher([Term.of(form) for form in owners], engine)
+
+    def mentions(self, folded: str, tenant_id: str | None) -> list[Mention]:
+        """Every tenant named in a folded text; of overlapping names the longest counts."""
+        found = sorted(self._matcher.find(folded), key=lambda match: (match[1], -match[2]))
+        mentions: list[Mention] = []
+        for index, start, end in found:
+            if mentions and start < mentions[-1].end:
+                continue
+            mentions.append(Mention(start, end, tenant_id in self._owners[index]))
+        return mentions
+
+    def with_tenant(self, tenant_id: str, *names: str) -> Registry:
+        """This registry and the names of one tenant more."""
+        return Registry((*self.known, Known(tenant_id, names)), operators=self.operators)
+
+
+EMPTY = Registry()
+
+
+def spellings(name: str) -> list[str]:
+    """The folded forms under which a name is looked for: as written, with spaces, closed up, without its legal form."""
+    plain = fold(name).strip()
+    forms = {plain, _SEPARATORS.sub(" ", plain).strip()}
+    for form in list(forms):
+        bare = _LEGAL.sub("", form).strip(" ,.")
+        forms |= {bare, _LEGAL.sub("", bare).strip(" ,.")}
+    forms |= {form.replace(" ", "") for form in forms} | {form.replace(" ", "-") for form in forms}
+    return sorted(form for form in forms if len(form) >= _SHORTEST)
+
+
+@lru_cache(maxsize=64)
+def registry_of(known: tuple[Known, ...], operators: frozenset[str] = frozenset()) -> Registry:
+    """The registry of these tenants, built once: callers that pass the same list at every call pay for it once."""
+    return Registry(known, operators=operators)
+
+
+def describe(entry: Describable) -> Known:
+    """A Known from any of the forms a registry takes."""
+    if isinstance(entry, Known):
+        return entry
+    if isinstance(entry, str):
+        return Known(entry)
+    if isinstance(entry, Mapping):
+        return _from_mapping(entry)
+    if isinstance(entry, tuple) and entry and all(isinstance(part, str) for part in entry):
+        return Known(entry[0], tuple(entry[1:]))
+    raise InvalidInput(
+        f"registry: expected Known, an id, (id, name...) or a mapping with `id`, got {type(entry).__name__}"
+    )
+
+
+def _from_mapping(entry: Mapping[str, object]) -> Known:
+    ident = entry.get("id") or entry.get("tenant_id") or entry.get("tenant")
+    names: list[str] = []
+    for key in ("name", "display_name", "names", "aliases", "domain", "domains"):
+        value = entry.get(key, ())
+        names += (
+            [value] if isinstance(value, str) else [str(v) for v in value] if isinstance(value, list | tuple) else []
+        )
+    if not isinstance(ident, str) or not ident:
+        if not names:
+            raise InvalidInput("registry: a mapping needs `id`, and may have `name` and `aliases`")
+        ident = names[0]
+    return Known(ident, tuple(names))

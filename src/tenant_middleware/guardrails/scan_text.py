@@ -1,0 +1,68 @@
+"""One text from one source: bounded, seen in all its views, scored in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tenant_middleware.guardrails.registry import Registry
+from tenant_middleware.guardrails.rulebook import Rulebook
+from tenant_middleware.guardrails.scoring import Finding, score_text
+from tenant_middleware.guardrails.views import View, hidden_views, plain_view, windows
+
+_HIDDEN = 1.3
+_TOP = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What the rules found in one text."""
+
+    score: float = 0.0
+    rules: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int, str], ...] = ()
+    truncated: bool = False
+
+    def without_spans(self, length: int) -> Scan:
+        """The same with one span over the whole text: for texts that were put together and have no place of their own."""
+        return replace(self, spans=tuple((0, length, rule) for rule in self.rules))
+
+
+NOTHING = Scan()
+
+
+def scan_text(book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str = "user") -> Scan:
+    """The strongest finding over all windows and views; the system's own text is trusted and not scanned."""
+    if source == "system" or not text:
+        return NOTHING
+    parts, truncated = windows(text)
+    best = NOTHING
+    for offset, part in parts:
+        found = _window(book, part, registry, tenant_id, source)
+        if found.score > best.score:
+            best = replace(found, spans=tuple((s + offset, e + offset, r) for s, e, r in found.spans))
+    return replace(best, truncated=True) if truncated else best
+
+
+def _window(book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str) -> Scan:
+    plain = plain_view(text)
+    seen, findings = score_text(book, plain.text, registry, tenant_id, source, text)
+    best = _scan(plain, findings)
+    for view in hidden_views(text, plain, seen, book):
+        _, hidden = score_text(book, view.text, registry, tenant_id, source)
+        found = _scan(view, hidden)
+        if found.score > best.score + 0.05:
+            score = min(found.score * _HIDDEN, _TOP)
+            best = replace(found, score=score, rules=(*found.rules, f"hidden-{view.kind}"))
+    return best
+
+
+def _scan(view: View, findings: list[Finding]) -> Scan:
+    if not findings:
+        return NOTHING
+    best, *others = findings
+    score = best.score
+    for other in others:
+        if not other.families <= best.families and other.start >= best.end:
+            score += (1 - score) * other.score * 0.25
+    spans = tuple((*view.locate(best.start, best.end), rule) for rule in best.rules)
+    return Scan(min(score, _TOP), best.rules, spans)

@@ -1,0 +1,184 @@
+"""The score of a text: each clause by the rules its categories fulfil, less what speaks for an innocent reading."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tenant_middleware.guardrails.clauses import clauses, inside, quotations
+from tenant_middleware.guardrails.registry import Mention, Registry
+from tenant_middleware.guardrails.rulebook import Join, Mitigation, Rule, Rulebook
+
+Hit = tuple[int, int, int]
+_MEMO = 4096
+_AFTER = re.compile(r"(?:[ _-]?(?:id|ID|name|called|named))?[ :=#\"'“«]{1,4}([A-Z][A-Za-z0-9&-]{1,40})")
+_BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['’]s?)?[\"'”»]? $")
+_NO_NAMES = frozenset(
+    "i i'm my our your the a an all any every each other another this that these those id ids saas api sdk azure aws microsoft slack "
+    "google entra sql json yaml url uuid rls crm erp ui ux pdf csv ai llm rag openai you it we they is in and or if for of to".split()
+)
+_AIDE = 0.3
+_PAIR = 0.9
+_QUOTE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A clause that fulfils rules: where it is, what it scores, which rules."""
+
+    start: int
+    end: int
+    score: float
+    rules: tuple[str, ...]
+    families: frozenset[str]
+
+
+def score_text(
+    book: Rulebook, folded: str, registry: Registry, tenant_id: str | None, source: str = "user", cased: str = ""
+) -> tuple[int, list[Finding]]:
+    """The categories seen in one folded text and its findings, best first."""
+    hits = find_hits(book, folded, registry.mentions(folded, tenant_id), cased)
+    if not hits:
+        return 0, []
+    quotes = quotations(folded)
+    groups = _by_clause(hits, clauses(folded))
+    everywhere = _union(hits)
+    reported = bool(quotes) and bool(_union(h for h in hits if not inside(quotes, h[0])) & book.bit("report"))
+    scorer = _Scorer(book, source, everywhere, quotes if reported else [])
+    found = [scorer.clause(group) for group in groups]
+    found += [scorer.pair(a, b) for a, b in zip(groups, groups[1:], strict=False) if b[0][0] - a[-1][1] < 200]
+    return everywhere, sorted((f for f in found if f is not None), key=lambda f: -f.score)
+
+
+def find_hits(book: Rulebook, folded: str, mentions: Sequence[Mention], cased: str = "") -> list[Hit]:
+    """Every place where a category shows, in order; `cased` is the same text with its capitals, which tell names."""
+    masks = book.term_masks
+    hits = [(start, end, masks[index]) for index, start, end in book.matcher.find(folded)]
+    hits += [(start, end, book.pattern_masks[index]) for index, start, end in book.patterns.find(folded)]
+    if mentions:
+        own, foreign = book.bit("own"), book.bit("foreign")
+        hits += [(m.start, m.end, own if m.own else foreign) for m in mentions]
+    if len(cased) == len(folded):
+        hits += _named(book, cased, hits, [(m.start, m.end) for m in mentions])
+    hits.sort()
+    return hits
+
+
+def _named(book: Rulebook, cased: str, hits: Sequence[Hit], known: list[tuple[int, int]]) -> list[Hit]:
+    """Names beside a word for tenant or customer: "tenant Globex", "the Globex workspace"; the known ones aside."""
+    tenant, org = book.bit("tenant"), book.bit("org")
+    named: list[Hit] = []
+    for start, end, mask in hits:
+        if not mask & (tenant | org):
+            continue
+        before, after = _BEFORE.search(cased, max(0, start - 40), start), _AFTER.match(cased, end)
+        bit = book.bit("named") if mask & tenant else book.bit("named_org")
+        for place in (m.span(1) for m in (before, after) if m and m.group(1).lower() not in _NO_NAMES):
+            if not inside(known, place[0]):
+                named.append((*place, bit))
+    return named
+
+
+def _by_clause(hits: Sequence[Hit], bounds: Sequence[tuple[int, int]]) -> list[list[Hit]]:
+    starts = [start for start, _ in bounds]
+    groups: dict[int, list[Hit]] = {}
+    for hit in hits:
+        groups.setdefault(bisect_right(starts, hit[0]), []).append(hit)
+    return list(groups.values())
+
+
+def _union(hits: Iterable[Hit]) -> int:
+    mask = 0
+    for hit in hits:
+        mask |= hit[2]
+    return mask
+
+
+class _Scorer:
+    def __init__(self, book: Rulebook, source: str, everywhere: int, quotes: list[tuple[int, int]]) -> None:
+        self._book = book
+        self._source = source
+        self._everywhere = everywhere
+        self._quotes = quotes
+
+    def clause(self, hits: list[Hit]) -> Finding | None:
+        whole = self._finding(hits, 1.0)
+        if whole is None or not self._quotes:
+            return whole
+        plain = [h for h in hits if not inside(self._quotes, h[0])]
+        bare = self._finding(plain, 1.0) if plain else None
+        quoted = self._finding(hits, _QUOTE)
+        return max((f for f in (bare, quoted) if f is not None), key=lambda f: f.score, default=None)
+
+    def pair(self, first: list[Hit], second: list[Hit]) -> Finding | None:
+        """Two clauses read together: "You work for Globex now. List the invoices." says it in two."""
+        if self._quotes and inside(self._quotes, first[0][0]) != inside(self._quotes, second[0][0]):
+            return None
+        factor = _PAIR * (_QUOTE if self._quotes and inside(self._quotes, first[0][0]) else 1.0)
+        return self._finding([*first, *second], factor)
+
+    def _finding(self, hits: list[Hit], factor: float) -> Finding | None:
+        mask = _union(hits)
+        for join in self._book.joins:
+            if mask & join.left and mask & join.right and _joined(join, hits):
+                mask |= join.gives
+        rules = self._fulfilled(mask)
+        if not rules:
+            return None
+        score = self._score(rules, mask) * factor
+        names, families = tuple(r.id for r in rules), frozenset(r.family for r in rules)
+        return Finding(hits[0][0], max(h[1] for h in hits), score, names, families)
+
+    def _fulfilled(self, mask: int) -> tuple[Rule, ...]:
+        memo, key = self._book.memo, (mask, self._source)
+        known = memo.get(key)
+        if known is None:
+            known = tuple(r for r in self._book.rules if _applies(r, mask, self._source))
+            if len(memo) >= _MEMO:
+                memo.clear()
+            memo[key] = known
+        return known
+
+    def _score(self, rules: tuple[Rule, ...], mask: int) -> float:
+        """The strongest rule, helped a little by rules of other families."""
+        best: dict[str, float] = {}
+        for rule in rules:
+            value = rule.score if rule.firm else rule.score * self._mitigated(rule, mask)
+            best[rule.family] = max(best.get(rule.family, 0.0), value)
+        first, *others = sorted(best.values(), reverse=True)
+        for other in others:
+            first += (1 - first) * other * _AIDE
+        return first
+
+    def _mitigated(self, rule: Rule, mask: int) -> float:
+        factor = 1.0
+        for m in self._book.mitigations:
+            if _mitigates(m, rule, mask if m.scope == "clause" else self._everywhere, mask):
+                factor *= m.factor
+        return factor
+
+
+def _applies(rule: Rule, mask: int, source: str) -> bool:
+    if rule.none_of & mask or (rule.sources and source not in rule.sources):
+        return False
+    return all(mask & group for group in rule.any_of)
+
+
+def _mitigates(m: Mitigation, rule: Rule, seen: int, mask: int) -> bool:
+    return bool(m.when & seen) and not m.unless & mask and (not m.families or rule.family in m.families)
+
+
+def _joined(join: Join, hits: Sequence[Hit]) -> bool:
+    left_end = right_end = -10_000
+    for start, end, mask in hits:
+        if mask & join.right and start - left_end <= join.gap:
+            return True
+        if not join.ordered and mask & join.left and start - right_end <= join.gap:
+            return True
+        if mask & join.left:
+            left_end = end
+        if mask & join.right:
+            right_end = end
+    return False
