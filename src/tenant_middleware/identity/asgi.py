@@ -73,7 +73,7 @@ class TenantMiddleware:
         answer = _Answer(send)
         try:
             await self._run(scope, receive, answer.send)
-        except BaseException as error:
+        except Exception as error:
             refused = refusal_in(error)
             if refused is None:
                 await answer.release()
@@ -90,7 +90,7 @@ class TenantMiddleware:
         socket = _Socket(receive, send)
         try:
             await self._run(scope, socket.receive, socket.send)
-        except BaseException as error:
+        except Exception as error:
             refused = refusal_in(error)
             if refused is None:
                 raise

@@ -14,7 +14,7 @@ try:
     from fastapi import Depends, Security
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 except ImportError as error:
-    raise missing_extra("fastapi", __name__) from error
+    raise missing_extra("asgi", __name__) from error
 
 __all__ = ["REFUSALS", "CurrentTenant", "RefusalAnswer", "current_tenant"]
 
