@@ -2,5 +2,6 @@
 
 from tenant_middleware.backends.in_memory.cache import InMemoryExactCache, InMemorySemanticCache, InMemoryVersions
 from tenant_middleware.backends.in_memory.history import InMemoryHistory
+from tenant_middleware.backends.in_memory.vectors import InMemoryVectors
 
-__all__ = ["InMemoryExactCache", "InMemoryHistory", "InMemorySemanticCache", "InMemoryVersions"]
+__all__ = ["InMemoryExactCache", "InMemoryHistory", "InMemorySemanticCache", "InMemoryVectors", "InMemoryVersions"]
