@@ -52,6 +52,11 @@ class LedgerRow:
     def day(self) -> str:
         return dt.datetime.fromtimestamp(self.at, dt.UTC).date().isoformat()
 
+    @property
+    def began(self) -> float:
+        """When the call was admitted: a budget counts it in the period of that moment."""
+        return self.at - self.latency
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -73,7 +78,7 @@ class Ledger(Protocol):
     """Writes rows at most once per (tenant, call id) and sums them exactly."""
 
     def write(self, rows: Iterable[LedgerRow]) -> int:
-        """Store rows that aren't there yet; returns how many were new."""
+        """Store rows that aren't there yet, for good when it returns; returns how many were new."""
         ...
 
     @overload
@@ -83,6 +88,12 @@ class Ledger(Protocol):
 
     def rows(
         self, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
-    ) -> Sequence[LedgerRow]: ...
+    ) -> Sequence[LedgerRow]:
+        """Rows with `since <= at < until`, oldest first."""
+        ...
+
+    def spent_nano(self, tenant_id: str, *, since: float) -> int:
+        """What a tenant's calls that began at `since` or later have cost; a budget is rebuilt from it."""
+        ...
 
     def close(self) -> None: ...
