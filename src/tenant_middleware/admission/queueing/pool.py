@@ -134,7 +134,8 @@ class Pool:
             if lane.parked_until is not None:
                 self._retry(lane)  # what this call held may be what the tenant's next one waits for
         else:
-            self._correct(lane, job, cost - job.charged)
+            self._order.correct(lane, job, cost - job.charged)  # its tokens left the lane with its slot
+            job.charged = cost
         job.state = State.ENDED
         if prompt_tokens or completion_tokens:
             self._means.observe(job.tenant_id, job.model, completion_tokens)
