@@ -57,10 +57,9 @@ def parse(where: Mapping[str, Any] | None) -> Where | None:
     """The checked form of a caller's filter; None and `{}` are no condition. Raises InvalidInput for all else."""
     if where is None:
         return None
-    if isinstance(where, Mapping) and not where:
+    if where == {}:
         return None
-    budget = _Budget()
-    return _parse(where, budget, 0)
+    return _parse(where, _Budget(), 0)
 
 
 def both(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -107,7 +107,7 @@ def check_text(text: object, what: str) -> str:
     if not isinstance(text, str):
         raise InvalidInput(f"{what}: expected text, got {type(text).__name__}")
     try:
-        text.isascii() or text.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         raise InvalidInput(f"{what}: expected valid Unicode, got a lone surrogate") from None
     return text
@@ -148,8 +148,7 @@ def check_metadata(tenant: Tenant, metadata: Mapping[str, Any]) -> dict[str, Any
         raise InvalidInput(f"metadata: expected a mapping, got {type(metadata).__name__}")
     checked: dict[str, Any] = {}
     for name, value in metadata.items():
-        if not isinstance(name, str) or not name or name.startswith("$"):
-            raise InvalidInput("metadata: expected field names as text that isn't empty and doesn't begin with $")
+        _check_name(name)
         if name.startswith(RESERVED):
             check_own_stamp(tenant, name, value)
             continue
@@ -159,6 +158,11 @@ def check_metadata(tenant: Tenant, metadata: Mapping[str, Any]) -> dict[str, Any
             )
         checked[name] = _json(value, name, 0)
     return checked
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name or name.startswith("$"):
+        raise InvalidInput("metadata: expected field names as text that isn't empty and doesn't begin with $")
 
 
 def check_own_stamp(tenant: Tenant, name: str, value: object) -> None:

@@ -118,7 +118,8 @@ class ScopedVectors:
     def verify_isolation(self, isolation: Isolation | None = None, *, dimension: int | None = None) -> None:
         """Plant two probes and raise IsolationBreach when the store can't separate them; for start-up.
 
-        `isolation` is the kind to try, all but `silo` when left out; `dimension` is needed where the store's isn't known.
+        `isolation` is the kind to try, all but `silo` when left out; `dimension` is needed where the store doesn't
+        know its own.
         """
         size = dimension or self._driver.dimension or probes.DIMENSION
         for kind in self._probed(isolation):

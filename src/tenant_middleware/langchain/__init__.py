@@ -1,0 +1,24 @@
+"""LangChain and LangGraph: model, guard, retrieval, memory and caches that run for the tenant in context alone."""
+
+from __future__ import annotations
+
+from tenant_middleware.langchain.cache import TenantCache
+from tenant_middleware.langchain.documents import stamp, verify_tenant
+from tenant_middleware.langchain.guard import GuardInput
+from tenant_middleware.langchain.memory import TenantCheckpointSaver
+from tenant_middleware.langchain.model import TenantChatModel
+from tenant_middleware.langchain.retriever import TenantRetriever
+from tenant_middleware.langchain.semantic import cached
+from tenant_middleware.langchain.vectors import TenantVectorStore
+
+__all__ = [
+    "GuardInput",
+    "TenantCache",
+    "TenantChatModel",
+    "TenantCheckpointSaver",
+    "TenantRetriever",
+    "TenantVectorStore",
+    "cached",
+    "stamp",
+    "verify_tenant",
+]

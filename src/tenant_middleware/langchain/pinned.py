@@ -1,0 +1,77 @@
+"""Runnables whose every way in reads the tenant when it is called, not when its result is awaited or first stepped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, closing
+from typing import Any, ParamSpec, TypeVar
+
+from tenant_middleware.context import PinnedAsyncIterator, PinnedIterator, bind, pin
+from tenant_middleware.errors import missing_extra
+from tenant_middleware.langchain.refusals import passing
+
+try:
+    from langchain_core.runnables import Runnable
+except ImportError as error:
+    raise missing_extra("langchain", __name__) from error
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def called_now(fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+    """The coroutine tied to the tenant in context now; awaited inside another's scope it raises TenantMismatch."""
+    return passing(bind(fn))(*args, **kwargs)
+
+
+@passing
+def _steps(steps: PinnedIterator[T]) -> Iterator[T]:
+    with closing(steps):
+        yield from steps
+
+
+@passing
+async def _asteps(steps: PinnedAsyncIterator[T]) -> AsyncIterator[T]:
+    async with aclosing(steps):
+        async for step in steps:
+            yield step
+
+
+class PinnedRunnable(Runnable[Any, Any]):
+    """Mix in before a Runnable whose `invoke` and `ainvoke` do the work; put `invoke` under `passing` yourself."""
+
+    @passing
+    def ainvoke(self, *args: Any, **kwargs: Any) -> Any:
+        return called_now(super().ainvoke, *args, **kwargs)
+
+    @passing
+    def abatch(self, *args: Any, **kwargs: Any) -> Any:
+        return called_now(super().abatch, *args, **kwargs)
+
+    @passing
+    def stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _steps(pin(super().stream(*args, **kwargs)))
+
+    @passing
+    def astream(self, *args: Any, **kwargs: Any) -> Any:
+        return _asteps(pin(super().astream(*args, **kwargs)))
+
+    @passing
+    def transform(self, *args: Any, **kwargs: Any) -> Any:
+        return _steps(pin(super().transform(*args, **kwargs)))
+
+    @passing
+    def atransform(self, *args: Any, **kwargs: Any) -> Any:
+        return _asteps(pin(super().atransform(*args, **kwargs)))
+
+    @passing
+    def batch_as_completed(self, *args: Any, **kwargs: Any) -> Any:
+        return _steps(pin(super().batch_as_completed(*args, **kwargs)))
+
+    @passing
+    def abatch_as_completed(self, *args: Any, **kwargs: Any) -> Any:
+        return _asteps(pin(super().abatch_as_completed(*args, **kwargs)))
+
+    @passing
+    def astream_log(self, *args: Any, **kwargs: Any) -> Any:
+        return _asteps(pin(super().astream_log(*args, **kwargs)))
