@@ -188,9 +188,11 @@ class Tenancy:
 
     def drain(self) -> int:
         """Move settled rows into the ledger; returns how many were new there."""
-        moved = sum(store.drain(self.ledger) for store in self._opener.opened("admission") if hasattr(store, "drain"))
-        self.ledger.flush()
-        return moved
+        moved = 0
+        for store in self._opener.opened("admission"):
+            if hasattr(store, "drain"):
+                moved += store.drain(self.ledger)
+        return moved + self.ledger.flush()
 
     async def adrain(self) -> int:
         """`drain`, by awaiting."""
@@ -198,8 +200,7 @@ class Tenancy:
         for store in self._opener.opened("admission"):
             if hasattr(store, "adrain"):
                 moved += await store.adrain(self.ledger)
-        await self.ledger.aflush()
-        return moved
+        return moved + await self.ledger.aflush()
 
     def seal(self, *, strict: bool = True) -> list[Any]:
         """Put tenant-keyed caches into every cache layer of the frameworks that are loaded; reports each layer.

@@ -13,7 +13,7 @@ from tenant_middleware.clock import Clock
 from tenant_middleware.errors import SettingsError
 from tenant_middleware.isolation.cache import CacheRules
 from tenant_middleware.metering.ledger import LedgerRow
-from tenant_middleware.policy import Policy
+from tenant_middleware.policy import Isolation, Policy
 from tenant_middleware.settings import Settings
 from tenant_middleware.tenant import Tenant
 
@@ -146,7 +146,7 @@ class Opener:
             return PineconeVectors(index, api_key=secret.get_secret_value(), isolation=self._isolation)
         raise _unknown("vectors", scheme, ("memory", *REDIS, "pinecone"))
 
-    def _isolation(self, tenant: Tenant) -> str:
+    def _isolation(self, tenant: Tenant) -> Isolation:
         return self._policy.for_tenant(tenant).isolation
 
 

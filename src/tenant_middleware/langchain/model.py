@@ -228,7 +228,7 @@ class TenantChatModel(BaseChatModel):
 
     @staticmethod
     def _report(hold: Hold, result: ChatResult) -> None:
-        used = counting.usage_of(result, hold.call.prompt_tokens)
+        used = counting.usage_of(result)
         if used is not None:
             hold.report(used)
 

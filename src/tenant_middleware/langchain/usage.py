@@ -10,12 +10,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from tenant_middleware.admission.estimate import prompt_bound
+from tenant_middleware.admission.estimate import MESSAGE_TOKENS, text_bound
 from tenant_middleware.metering.usage import Usage
 
 # What providers call the output cap; a caller's value under any of these names is its wish, the gate's is what is sent.
 CAP_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
-_PER_MESSAGE = 8  # role, separators
 _PER_MEDIA = 2_000  # an image or file part: providers charge by size, not by the length of its base64 text
 
 
@@ -23,24 +22,24 @@ def prompt_tokens(messages: Iterable[BaseMessage], options: Mapping[str, Any]) -
     """A bound on the prompt's tokens: all text, tool calls and tool schemas of the request."""
     total = 0
     for message in messages:
-        total += _PER_MESSAGE + _content_tokens(message.content)
+        total += MESSAGE_TOKENS + _content_tokens(message.content)
         if isinstance(message, AIMessage) and message.tool_calls:
-            total += prompt_bound(json.dumps(message.tool_calls, default=str))
+            total += text_bound(json.dumps(message.tool_calls, default=str))
     for name in ("tools", "functions", "response_format"):
         if options.get(name):
-            total += prompt_bound(json.dumps(options[name], default=str))
+            total += text_bound(json.dumps(options[name], default=str))
     return total
 
 
 def _content_tokens(content: str | list[Any]) -> int:
     if isinstance(content, str):
-        return prompt_bound(content)
+        return text_bound(content)
     total = 0
     for part in content:
         if isinstance(part, str):
-            total += prompt_bound(part)
+            total += text_bound(part)
         elif isinstance(part.get("text"), str):
-            total += prompt_bound(part["text"])
+            total += text_bound(part["text"])
         else:
             total += _PER_MEDIA
     return total
@@ -62,7 +61,7 @@ def split_cap(model: BaseChatModel, options: Mapping[str, Any]) -> tuple[int | N
     return (min(wishes) if wishes else None), {name: value for name, value in options.items() if name not in CAP_NAMES}
 
 
-def usage_of(result: ChatResult, prompt_bound_tokens: int) -> Usage | None:
+def usage_of(result: ChatResult) -> Usage | None:
     """What the provider reported for a result; None when it reported nothing."""
     reported = (result.llm_output or {}).get("token_usage") or (result.llm_output or {}).get("usage")
     if isinstance(reported, Mapping) and reported.get("completion_tokens") is not None:

@@ -1,0 +1,259 @@
+"""Every way LangChain calls a chat model goes through the gate, for the tenant of the call, once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langgraph.errors import GraphBubbleUp
+from pydantic import BaseModel
+
+from tenant_middleware import (
+    ConfigurationError,
+    InvalidInput,
+    MissingTenant,
+    ModelForbidden,
+    Tenancy,
+    Tenant,
+    TenantMismatch,
+    scope,
+)
+from tenant_middleware.langchain import TenantChatModel
+from tenant_middleware.local import echo_chat_model, scripted_tool_model
+
+
+@pytest.fixture
+def model(tenancy: Tenancy) -> TenantChatModel:
+    return TenantChatModel(model=echo_chat_model(), model_name="openai/local", gate=tenancy.gate)
+
+
+def calls(tenancy: Tenancy) -> dict[str, int]:
+    return {tenant: total.calls for tenant, total in tenancy.ledger.totals(by="tenant").items()}
+
+
+async def collect(stream: Any) -> list[Any]:
+    return [step async for step in stream]
+
+
+SYNC = {
+    "invoke": lambda m: m.invoke("one two three").content,
+    "batch": lambda m: m.batch(["one two three"])[0].content,
+    "stream": lambda m: "".join(c.content for c in m.stream("one two three")),
+    "chain": lambda m: (RunnableLambda(lambda text: text) | m).invoke("one two three").content,
+    "chain stream": lambda m: "".join(
+        c.content for c in (RunnableLambda(lambda text: text) | m).stream("one two three")
+    ),
+    "generate": lambda m: m.generate_prompt([m._convert_input("one two three")]).generations[0][0].text,
+    "stream events": lambda m: m.stream_events("one two three", version="v3").output.text,
+}
+ASYNC = {
+    "ainvoke": lambda m: m.ainvoke("one two three"),
+    "abatch": lambda m: m.abatch(["one two three"]),
+    "astream": lambda m: collect(m.astream("one two three")),
+    "astream_events": lambda m: collect(m.astream_events("one two three", version="v2")),
+}
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+@pytest.mark.parametrize("path", SYNC)
+def test_a_sync_path_books_one_call_for_its_tenant(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant, globex: Tenant, path: str
+) -> None:
+    with pytest.raises(MissingTenant):
+        SYNC[path](model)
+    for tenant in (acme, globex):
+        with scope(tenant):
+            assert SYNC[path](model) == "one two three"
+    assert calls(tenancy) == {"acme": 1, "globex": 1}
+    assert all(row.source == "provider" and row.cost_nano > 0 for row in tenancy.ledger.rows())
+
+
+@pytest.mark.parametrize("path", ASYNC)
+async def test_an_async_path_books_one_call_for_its_tenant(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant, globex: Tenant, path: str
+) -> None:
+    with pytest.raises(MissingTenant):
+        await ASYNC[path](model)
+    for tenant in (acme, globex):
+        with scope(tenant):
+            assert await ASYNC[path](model)
+    assert calls(tenancy) == {"acme": 1, "globex": 1}
+
+
+def test_a_stream_made_by_one_tenant_never_runs_for_another(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant, globex: Tenant
+) -> None:
+    with scope(acme):
+        fresh, begun = model.stream("one two"), model.stream("one two")
+        next(begun)
+    for stream in (fresh, begun):
+        with scope(globex), pytest.raises(TenantMismatch) as caught:
+            next(stream)
+        assert isinstance(caught.value, GraphBubbleUp)
+    assert calls(tenancy) == {"acme": 1}
+
+
+def test_an_unwrapped_stream_does_change_its_tenant(acme: Tenant, globex: Tenant) -> None:
+    """The mutation control: without the pin the same schedule runs for whoever steps it."""
+    from tenant_middleware import current_tenant
+
+    seen: list[str] = []
+
+    class Bare(type(echo_chat_model())):  # type: ignore[misc]  # the class of a model made by a function
+        def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            seen.append(current_tenant().id)
+            yield ChatGenerationChunk(message=AIMessageChunk("x"))
+
+    with scope(acme):
+        stream = Bare().stream("one two")
+    with scope(globex):
+        next(stream)
+    assert seen == ["globex"]
+
+
+async def test_a_stream_read_outside_any_scope_still_runs_for_its_tenant(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant
+) -> None:
+    with scope(acme):
+        stream = model.astream("one two three")
+    assert "".join([c.content for c in await collect(stream)]) == "one two three"
+    assert calls(tenancy) == {"acme": 1}
+
+
+async def test_an_abandoned_stream_is_settled(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant, globex: Tenant
+) -> None:
+    with scope(acme):
+        stream = model.astream("one two three four")
+        await anext(stream)
+    with scope(globex):
+        del stream
+        gc.collect()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    [row] = tenancy.ledger.rows()
+    assert (row.tenant_id, row.status) == ("acme", "cancelled")
+    assert 1 <= row.completion_tokens <= 2
+
+
+async def test_concurrent_tenants_keep_their_own(tenancy: Tenancy, model: TenantChatModel) -> None:
+    async def one(name: str) -> str:
+        with scope(Tenant(name, "enterprise")):
+            pieces = [str(chunk.content) async for chunk in model.astream(f"{name} asks")]
+        return "".join(pieces)
+
+    names = ["acme", "globex", "Acme", "acme2"] * 5
+    assert await asyncio.gather(*map(one, names)) == [f"{name} asks" for name in names]
+    assert calls(tenancy) == {"acme": 5, "globex": 5, "Acme": 5, "acme2": 5}
+
+
+def test_the_cap_of_the_tier_reaches_the_model(tenancy: Tenancy, model: TenantChatModel, acme: Tenant) -> None:
+    with scope(acme):
+        assert len(str(model.invoke("word " * 500).content).split()) == 64
+        assert len(str(model.invoke("word " * 500, max_tokens=100_000).content).split()) == 64
+        assert len(str(model.bind(max_tokens=5).invoke("word " * 500).content).split()) == 5
+
+
+@pytest.mark.parametrize("name", ["model", "n", "model_name"])
+def test_a_caller_cannot_name_another_model(model: TenantChatModel, acme: Tenant, name: str) -> None:
+    with scope(acme), pytest.raises(InvalidInput, match=name):
+        model.invoke("hello", **{name: "gpt-9"})
+
+
+def test_a_forbidden_model_is_never_called(tenancy: Tenancy, acme: Tenant) -> None:
+    called: list[Any] = []
+
+    class Loud(type(echo_chat_model())):  # type: ignore[misc]  # the class of a model made by a function
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            called.append(args)
+            return super()._generate(*args, **kwargs)
+
+    model = TenantChatModel(model=Loud(), model_name="ft:other", gate=tenancy.gate)
+    with scope(acme), pytest.raises(ModelForbidden) as caught:
+        model.invoke("hello")
+    assert isinstance(caught.value, GraphBubbleUp) and not called
+
+
+def test_a_global_cache_never_crosses_tenants_and_hits_cost_nothing(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant, globex: Tenant
+) -> None:
+    set_llm_cache(InMemoryCache())
+    try:
+        for tenant in (acme, acme, globex):
+            with scope(tenant):
+                model.invoke("one two")
+        with pytest.raises(MissingTenant):
+            model.invoke("one two")
+    finally:
+        set_llm_cache(None)
+    totals = tenancy.ledger.totals(by="tenant")
+    assert (totals["acme"].calls, totals["acme"].cache_hits) == (1, 1)
+    assert (totals["globex"].calls, totals["globex"].cache_hits) == (1, 0)
+
+
+def test_bound_tools_stay_behind_the_gate(tenancy: Tenancy, acme: Tenant) -> None:
+    @tool
+    def invoices() -> str:
+        """Open invoices."""
+        return "none"
+
+    model = TenantChatModel(model=scripted_tool_model(), model_name="openai/local", gate=tenancy.gate)
+    with scope(acme):
+        answer = model.bind_tools([invoices]).invoke("Which invoices are open?")
+    assert isinstance(answer, AIMessage) and answer.tool_calls[0]["name"] == "invoices"
+    assert calls(tenancy) == {"acme": 1}
+
+
+def test_structured_output_stays_behind_the_gate(tenancy: Tenancy, acme: Tenant) -> None:
+    class Answer(BaseModel):
+        """An answer."""
+
+        text: str = "none"
+
+    model = TenantChatModel(model=scripted_tool_model(), model_name="openai/local", gate=tenancy.gate)
+    with scope(acme):
+        answer = model.with_structured_output(Answer).invoke("hello")
+    assert isinstance(answer, Answer)
+    assert calls(tenancy) == {"acme": 1}
+
+
+def test_a_binding_is_not_a_model(tenancy: Tenancy) -> None:
+    with pytest.raises(ConfigurationError, match="bind"):
+        TenantChatModel(model=echo_chat_model().bind(stop=["x"]), model_name="openai/local", gate=tenancy.gate)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_a_provider_that_reports_nothing_is_booked_as_estimated(tenancy: Tenancy, acme: Tenant) -> None:
+    class Silent(BaseChatModel):
+        @property
+        def _llm_type(self) -> str:
+            return "silent"
+
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("some words here"))])
+
+        def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            for word in ("some", " words", " here"):
+                yield ChatGenerationChunk(message=AIMessageChunk(word))
+
+    model = TenantChatModel(model=Silent(), model_name="openai/local", gate=tenancy.gate)
+    with scope(acme):
+        model.invoke("hello")
+        list(model.stream("hello"))
+    streamed, whole = sorted(tenancy.ledger.rows(), key=lambda row: row.completion_tokens)
+    assert (whole.source, whole.completion_tokens) == ("estimated", 64)
+    assert (streamed.source, streamed.completion_tokens) == ("estimated", 4)
+
+
+def test_dumps_show_neither_gate_nor_inner_model(model: TenantChatModel) -> None:
+    assert set(model.model_dump()) & {"gate", "model"} == set()
+    assert "ModelGate" not in repr(model)
