@@ -8,6 +8,7 @@ What is made for each call is a NamedTuple: a third of the time of a frozen data
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, NamedTuple, Protocol
 
 from tenant_middleware.metering.ledger import LedgerRow
@@ -74,6 +75,22 @@ class Balance(NamedTuple):
     resets_at: float
 
 
+class Left(NamedTuple):
+    """A balance as the stores count it: fractions of requests and tokens, infinite when unlimited, negative in debt."""
+
+    requests: float
+    tokens: float
+    in_flight: int
+    spent_nano: int
+    reserved_nano: int
+    lost_nano: int
+    resets_at: float
+
+    def balance(self) -> Balance:
+        requests, tokens = (None if n == inf else max(int(n), 0) for n in self[:2])
+        return Balance(requests, tokens, *self[2:])
+
+
 class Granted(NamedTuple):
     """An admitted reservation: `output` tokens of answer, `tokens` and `nano` held until `expires_at`."""
 
@@ -81,7 +98,12 @@ class Granted(NamedTuple):
     tokens: int
     nano: int
     expires_at: float
-    balance: Balance
+    left: tuple[float, float, int, int, int, int, float]
+
+    @property
+    def balance(self) -> Balance:
+        """What is left for the tenant; worked out for whoever asks."""
+        return Left(*self.left).balance()
 
 
 class Denied(NamedTuple):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from math import inf
+from typing import NamedTuple
 
 from tenant_middleware.admission.period import Span, span_at
-from tenant_middleware.admission.store import Ask, Balance, Denied, Granted, Limits, Rule
+from tenant_middleware.admission.store import Ask, Denied, Granted, Left, Limits, Rule
 
 # How soon a caller that waits for a slot or for money in flight should ask again.
 BUSY_RETRY = 0.1
 # More expired reservations than this of one tenant are merged: still charged, but a late settle adds to them.
 MAX_LOST = 10_000
 
+_new = tuple.__new__  # a NamedTuple's own constructor takes twice the time
 REPLAYED = Denied("replayed", 0, 0, None, None)
 UNKNOWN = Denied("unknown_call", 0, 0, None, None)
 
@@ -19,27 +21,25 @@ UNKNOWN = Denied("unknown_call", 0, 0, None, None)
 class Books:
     """The money of one calendar period, in nano-dollars."""
 
-    __slots__ = ("lost", "reserved", "span", "spent")
+    __slots__ = ("ends", "lost", "reserved", "span", "spent")
 
     def __init__(self, span: Span, spent: int = 0) -> None:
         self.span = span
+        self.ends = span.end
         self.spent = spent
         self.reserved = 0
         self.lost = 0
 
 
-class Held:
+class Held(NamedTuple):
     """A reservation: what it took, from which period, and the nonce of the request that made it."""
 
-    __slots__ = ("books", "expires_at", "nano", "nonce", "output", "tokens")
-
-    def __init__(self, books: Books, output: int, tokens: int, nano: int, expires_at: float, nonce: str) -> None:
-        self.books = books
-        self.output = output
-        self.tokens = tokens
-        self.nano = nano
-        self.expires_at = expires_at
-        self.nonce = nonce
+    books: Books
+    output: int
+    tokens: int
+    nano: int
+    expires_at: float
+    nonce: str
 
 
 class Account:
@@ -60,6 +60,7 @@ class Account:
         "held",
         "limits",
         "lost",
+        "marker_ttl",
         "quiet_until",
         "request_cap",
         "request_rate",
@@ -70,11 +71,12 @@ class Account:
         "tokens",
     )
 
-    def __init__(self, limits: Limits, books: Books, now: float) -> None:
+    def __init__(self, limits: Limits, books: Books, now: float, marker_ttl: float) -> None:
         self.books = books
+        self.marker_ttl = marker_ttl
         self.requests = self.tokens = inf
         self.at = self.done_since = now
-        self.quiet_until = books.span.end
+        self.quiet_until = min(books.span.end, now + marker_ttl)
         self.grown: dict[str, tuple[str, Granted]] = {}
         self.held: dict[str, Held] = {}
         self.lost: dict[str, Held] = {}
@@ -123,13 +125,22 @@ class Account:
         span = self.books.span
         if now >= span.end or span.kind != limits.period:
             self.books = Books(span_at(now, limits.period))
+        self._age_markers(now)
         expiries = (held.expires_at for held in self.held.values())
-        self.quiet_until = min(self.books.span.end, min(expiries, default=inf))
+        self.quiet_until = min(self.books.span.end, self.done_since + self.marker_ttl, min(expiries, default=inf))
 
     def reserve(self, ask: Ask, now: float) -> Granted | Denied:
         """Decide all limits at once; a denial changes nothing."""
         _, call_id, limits, prompt, max_output, min_output, fixed, per_token, ttl, nonce = ask
-        self.move_to(now, limits)
+        if now >= self.quiet_until or now < self.at or limits is not self.limits:
+            self.move_to(now, limits)
+        else:  # the same refill without a call: this line is the hottest there is
+            elapsed = now - self.at
+            level = self.requests + elapsed * self.request_rate
+            self.requests = level if level < self.request_cap else self.request_cap
+            level = self.tokens + elapsed * self.token_rate
+            self.tokens = level if level < self.token_cap else self.token_cap
+            self.at = now
         live = self.held
         if call_id in live or call_id in self.done or call_id in self.done_before or call_id in self.lost:
             return self._again(call_id, nonce)
@@ -155,15 +166,16 @@ class Account:
         expires_at = now + ttl
         if expires_at < self.quiet_until:
             self.quiet_until = expires_at
-        live[call_id] = Held(books, output, tokens, nano, expires_at, nonce)
-        return Granted(output, tokens, nano, expires_at, self.balance())
+        live[call_id] = _new(Held, (books, output, tokens, nano, expires_at, nonce))
+        left = (self.requests, self.tokens, len(live), books.spent, books.reserved, books.lost, books.ends)
+        return _new(Granted, (output, tokens, nano, expires_at, left))
 
     def _again(self, call_id: str, nonce: str) -> Granted | Denied:
         """The same grant for a retry of the same request; a replay gets nothing."""
         held = self.held.get(call_id)
         if held is None or held.nonce != nonce:
             return REPLAYED
-        return Granted(held.output, held.tokens, held.nano, held.expires_at, self.balance())
+        return Granted(held.output, held.tokens, held.nano, held.expires_at, self.left())
 
     def _denial(self, ask: Ask, output: int) -> Denied:
         """Which rule decided. First what no short wait helps against, so that nobody waits in vain."""
@@ -211,14 +223,13 @@ class Account:
         if self.lost.pop(call_id, None) is not None:
             books.lost -= held.nano
             books.reserved += held.nano
-            self.held[call_id] = held
-        held.expires_at = now + ask.ttl
-        self.quiet_until = min(self.quiet_until, held.expires_at)
-        held.tokens += tokens
-        held.nano += nano
+        expires_at = now + ask.ttl
+        self.quiet_until = min(self.quiet_until, expires_at)
+        grown = held._replace(tokens=held.tokens + tokens, nano=held.nano + nano, expires_at=expires_at)
+        self.held[call_id] = grown
         self.tokens -= tokens
         books.reserved += nano
-        answer = Granted(output, tokens, nano, held.expires_at, self.balance())
+        answer = Granted(output, tokens, nano, expires_at, self.left())
         self.grown[call_id] = (ask.nonce, answer)
         return answer
 
@@ -232,42 +243,54 @@ class Account:
         need = min(ask.prompt_tokens + output, self.token_cap)
         return self._rate("tpm", self.limits.tpm or 0, self.tokens, need, self.token_rate)
 
-    def settle(self, call_id: str, tokens: int, nano: int) -> None:
-        """Swap the hold for the truth, in the period it was taken in; an unknown call is charged to the current one."""
-        held = self.held.pop(call_id, None)
-        if held is not None:
-            books = held.books
-            books.reserved -= held.nano
-            tokens -= held.tokens
-        elif (held := self.lost.pop(call_id, None)) is not None:
-            books = held.books
-            books.lost -= held.nano
-            tokens -= held.tokens
-        else:
-            books = self.books
+    def settle(self, call_id: str, held: Held, tokens: int, nano: int) -> None:
+        """Swap a live hold for the truth, in the period it was taken in.
+
+        Needs no time: what comes back to a bucket is cut to its size at the next refill.
+        """
+        del self.held[call_id]
+        books = held.books
+        books.reserved -= held.nano
         books.spent += nano
-        self.tokens -= tokens
+        self.tokens += held.tokens - tokens
         self.done.add(call_id)
         if self.grown:
             self.grown.pop(call_id, None)
 
+    def settle_late(self, call_id: str, tokens: int, nano: int) -> None:
+        """Swap an expired hold for the truth; a call of which nothing is known is charged to the current period."""
+        held, books = self.lost.pop(call_id, None), self.books
+        if held is not None:
+            books = held.books
+            books.lost -= held.nano
+            tokens -= held.tokens
+        books.spent += nano
+        self.tokens -= tokens
+        self.done.add(call_id)
+        self.grown.pop(call_id, None)
+
     def release(self, call_id: str) -> bool:
         """Give tokens, money and concurrency back; an id that holds nothing is barred all the same."""
-        held = self.held.get(call_id) or self.lost.get(call_id)
-        self.settle(call_id, 0, 0)
-        return held is not None
+        held = self.held.get(call_id)
+        if held is not None:
+            self.settle(call_id, held, 0, 0)
+            return True
+        known = call_id in self.lost
+        self.settle_late(call_id, 0, 0)
+        return known
 
     def is_done(self, call_id: str) -> bool:
         return call_id in self.done or call_id in self.done_before
 
-    def age_markers(self, now: float, ttl: float) -> None:
-        """Forget settled ids after one to two `ttl`; lost reservations go with the period that charges them."""
-        if not -ttl < now - self.done_since < ttl:
-            self.done_before, self.done, self.done_since = self.done, set(), now
-            for call_id in [c for c, held in self.lost.items() if held.books is not self.books]:
-                if now - self.lost[call_id].expires_at > ttl:
-                    del self.lost[call_id]
-                    self.grown.pop(call_id, None)
+    def _age_markers(self, now: float) -> None:
+        """Forget settled ids after one to two `marker_ttl`; lost reservations go with the period that charges them."""
+        if -self.marker_ttl < now - self.done_since < self.marker_ttl:
+            return
+        self.done_before, self.done, self.done_since = self.done, set(), now
+        for call_id in [call_id for call_id, held in self.lost.items() if held.books is not self.books]:
+            if now - self.lost[call_id].expires_at > self.marker_ttl:
+                del self.lost[call_id]
+                self.grown.pop(call_id, None)
 
     def idle(self, now: float) -> bool:
         """Whether forgetting this account changes no later answer."""
@@ -276,15 +299,7 @@ class Account:
         full = self.requests >= self.request_cap and self.tokens >= self.token_cap
         return not busy and full and not (self.books.spent or self.books.lost)
 
-    def balance(self) -> Balance:
-        """What is left; a debt shows as nothing left."""
-        books, requests, tokens = self.books, self.requests, self.tokens
-        return Balance(
-            None if requests == inf else int(requests) if requests > 0 else 0,
-            None if tokens == inf else int(tokens) if tokens > 0 else 0,
-            len(self.held),
-            books.spent,
-            books.reserved,
-            books.lost,
-            books.span[2],
-        )
+    def left(self) -> Left:
+        """What is left, as it is counted here."""
+        books = self.books
+        return Left(self.requests, self.tokens, len(self.held), books.spent, books.reserved, books.lost, books.ends)

@@ -54,34 +54,38 @@ class InMemoryAdmission:
             return self._account(ask.tenant, ask.limits, now).extend(ask, now)
 
     def settle(self, settlement: Settlement) -> bool:
-        tenant, call_id, limits, tokens, nano, row = settlement
+        tenant, call_id, _, tokens, nano, row = settlement
         with self._lock:
-            now = self._time()
-            account = self._accounts.get(tenant.id) or self._open(tenant, limits, now)
-            account.move_to(now, limits)
-            if call_id in account.done or call_id in account.done_before:
-                return False
+            account = self._accounts.get(tenant.id)
+            held = None if account is None else account.held.get(call_id)
+            if account is None or held is None:
+                return self._settle_late(settlement)
             if row is not None and self._outbox is not None:
                 self._outbox(row)  # when it refuses, nothing is settled yet and a retry starts clean
-            account.settle(call_id, tokens, nano)
-            if now - account.done_since > self._marker_ttl:
-                account.age_markers(now, self._marker_ttl)
+            account.settle(call_id, held, tokens, nano)
             return True
+
+    def _settle_late(self, settlement: Settlement) -> bool:
+        tenant, call_id, limits, tokens, nano, row = settlement
+        account = self._account(tenant, limits, self._time())
+        if account.is_done(call_id):
+            return False
+        if row is not None and self._outbox is not None:
+            self._outbox(row)
+        account.settle_late(call_id, tokens, nano)
+        return True
 
     def release(self, tenant: Tenant, call_id: str, limits: Limits) -> bool:
         """Give a reservation back; an id that holds nothing is barred all the same, and answers False."""
         with self._lock:
-            now = self._time()
-            account = self._account(tenant, limits, now)
+            account = self._account(tenant, limits, self._time())
             if account.is_done(call_id):
                 return False
-            given = account.release(call_id)
-            account.age_markers(now, self._marker_ttl)
-            return given
+            return account.release(call_id)
 
     def balance(self, tenant: Tenant, limits: Limits) -> Balance:
         with self._lock:
-            return self._account(tenant, limits, self._time()).balance()
+            return self._account(tenant, limits, self._time()).left().balance()
 
     def close(self) -> None:
         """Nothing to close; the state dies with the object."""
@@ -97,13 +101,11 @@ class InMemoryAdmission:
         span = span_at(now, limits.period)
         booked_since, booked = self._booked.get(limits.period, (None, {}))
         spent = booked.get(tenant.id, 0) if booked_since == span.start else 0
-        account = self._accounts[tenant.id] = Account(limits, Books(span, spent), now)
+        account = self._accounts[tenant.id] = Account(limits, Books(span, spent), now, self._marker_ttl)
         return account
 
     def _sweep(self, now: float) -> None:
         """Drop idle tenants. It runs when their number has doubled, which keeps it cheap per new tenant."""
-        for account in self._accounts.values():
-            account.age_markers(now, self._marker_ttl)
         idle = [name for name, account in self._accounts.items() if account.idle(now)]
         for name in idle:
             del self._accounts[name]
