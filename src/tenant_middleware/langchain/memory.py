@@ -1,4 +1,7 @@
-"""Short-term memory: any LangGraph checkpoint saver, with the tenant inside every thread id."""
+"""Short-term memory: any LangGraph checkpoint saver, with the tenant inside every thread id.
+
+Errors leave as they are, not as GraphBubbleUp: LangGraph stores in the background and drops that class there.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Any, cast
 from tenant_middleware.context import current_tenant, pin
 from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach, TenantMismatch, missing_extra
 from tenant_middleware.keys import tag
-from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.threads import STAMP, Threads
 from tenant_middleware.tenant import Tenant
 
@@ -209,7 +211,6 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
             await self.adelete_thread(name)
         return len(names)
 
-    @passing
     def _admit(self, config: RunnableConfig, checkpoint_id: str | None) -> Threads:
         tenant, threads = _now()
         self._seen.refuse_foreign(config["configurable"].get("checkpoint_id"), tenant)
@@ -217,7 +218,6 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
             self._seen.note(checkpoint_id, tenant)
         return threads
 
-    @passing
     def _mine(
         self, tenant: Tenant, threads: Threads, asked: RunnableConfig, found: CheckpointTuple | None
     ) -> CheckpointTuple | None:
@@ -227,7 +227,6 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
             raise IsolationBreach("the saver answered with a checkpoint of another thread; nothing was returned")
         return self._outward(tenant, threads, found, asked)
 
-    @passing
     def _outward(
         self, tenant: Tenant, threads: Threads, found: CheckpointTuple, asked: RunnableConfig | None = None
     ) -> CheckpointTuple:
@@ -313,7 +312,6 @@ class _Owners:
             )
 
 
-@passing
 def _now() -> tuple[Tenant, Threads]:
     tenant = current_tenant()
     return tenant, Threads.of(tenant)

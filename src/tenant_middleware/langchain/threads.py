@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from tenant_middleware.errors import InvalidInput, IsolationBreach, missing_extra
 from tenant_middleware.keys import decode, encode, key, key_prefix, tag
-from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -37,7 +36,6 @@ class Threads:
         """The same mapping each time, so that its cached names are found again."""
         return Threads(tenant)
 
-    @passing
     def _mapped(self, thread_id: object) -> str:
         text = str(thread_id)
         if not text or thread_id is None:
@@ -51,7 +49,6 @@ class Threads:
         """Whether a config of the inner saver names a thread of this tenant."""
         return str(config["configurable"].get("thread_id", "")).startswith(self._prefix)
 
-    @passing
     def inward(self, config: RunnableConfig) -> RunnableConfig:
         """The config with the thread id that the inner saver stores."""
         configurable = config.get("configurable") or {}
@@ -59,7 +56,6 @@ class Threads:
             raise InvalidInput('the saver needs a thread: pass config={"configurable": {"thread_id": ...}}')
         return _with(config, {**configurable, "thread_id": self.mapped(configurable["thread_id"])})
 
-    @passing
     def outward(self, config: RunnableConfig, asked: RunnableConfig | None = None) -> RunnableConfig:
         """The config with the thread id that the caller knows."""
         configurable = config["configurable"]
@@ -80,7 +76,6 @@ class Threads:
         """A run id that only this tenant's deletions can name."""
         return key(self._tenant, "run", run_id)
 
-    @passing
     def filtered(self, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
         """A caller's metadata filter in stored terms; the stamp is ours to ask for."""
         if not wanted:
