@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tenant_middleware.langchain.agent import RunCaps, TenantAgentMiddleware
 from tenant_middleware.langchain.cache import TenantCache
 from tenant_middleware.langchain.documents import stamp, verify_tenant
 from tenant_middleware.langchain.guard import GuardInput
@@ -9,16 +10,21 @@ from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.langchain.model import TenantChatModel
 from tenant_middleware.langchain.retriever import TenantRetriever
 from tenant_middleware.langchain.semantic import cached
+from tenant_middleware.langchain.tools import TenantTool, tenant_tool
 from tenant_middleware.langchain.vectors import TenantVectorStore
 
 __all__ = [
     "GuardInput",
+    "RunCaps",
+    "TenantAgentMiddleware",
     "TenantCache",
     "TenantChatModel",
     "TenantCheckpointSaver",
     "TenantRetriever",
+    "TenantTool",
     "TenantVectorStore",
     "cached",
     "stamp",
+    "tenant_tool",
     "verify_tenant",
 ]

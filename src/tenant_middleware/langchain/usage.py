@@ -73,7 +73,11 @@ def usage_of(result: ChatResult) -> Usage | None:
             int(_get(details, "cached_tokens")),
             int(_get(output, "reasoning_tokens")),
         )
-    messages = [generation.message for generation in result.generations]
+    return usage_of_messages([generation.message for generation in result.generations])
+
+
+def usage_of_messages(messages: Iterable[BaseMessage]) -> Usage | None:
+    """What these answers to one prompt report; None when they report nothing."""
     usages = [_from_metadata(m.usage_metadata) for m in messages if isinstance(m, AIMessage) and m.usage_metadata]
     if not usages:
         return None
