@@ -251,6 +251,6 @@ def _refuse_bare_saver() -> None:
     saver = get_config().get("configurable", {}).get("__pregel_checkpointer")
     if saver is not None and not isinstance(saver, bool | TenantCheckpointSaver):
         raise ConfigurationError(
-            f"this agent's checkpointer is a bare {type(saver).__name__}, which gives a thread to whoever knows its id: "
+            f"this agent's checkpointer is a bare {type(saver).__name__}, which gives a thread to whoever has its id: "
             "wrap it, TenantCheckpointSaver(saver)"
         )
