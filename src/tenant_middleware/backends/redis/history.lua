@@ -1,0 +1,121 @@
+-- Conversations of one tenant; all keys carry its hash tag. A line of a session is "<weight><t or .><json>": its
+-- weight in tokens, t for a tool's result, the message.
+--
+-- KEYS: session list, session total (tokens), index (hash: session id -> list key)
+-- ARGV[1]: verb; the rest is said at each verb.
+
+local list, total, index = KEYS[1], KEYS[2], KEYS[3]
+
+local function weight(line)
+  return tonumber(string.match(line, '^%d+'))
+end
+
+local function off_the_front()
+  local line = redis.call('LPOP', list)
+  redis.call('DECRBY', total, weight(line))
+  return line
+end
+
+-- Oldest lines go until the session fits; the last one stays, and no tool's result leads the rest.
+local function trim(max_tokens, max_messages)
+  local length = redis.call('LLEN', list)
+  local tokens = tonumber(redis.call('GET', total) or '0')
+  local dropped = false
+  while length > 1 and ((max_messages > 0 and length > max_messages) or (max_tokens > 0 and tokens > max_tokens)) do
+    tokens = tokens - weight(off_the_front())
+    length = length - 1
+    dropped = true
+  end
+  while dropped and length > 1 and string.match(redis.call('LINDEX', list, 0), '^%d+t') do
+    off_the_front()
+    length = length - 1
+  end
+  return length
+end
+
+local function forget(session)
+  redis.call('UNLINK', list, total)
+  redis.call('HDEL', index, session)
+end
+
+-- ARGV: session id, ttl (ms, 0 for none), max tokens (0 for none), max messages (0 for none), line...
+local function append()
+  local session, ttl = ARGV[2], tonumber(ARGV[3])
+  local sum = 0
+  for i = 6, #ARGV, 1000 do
+    redis.call('RPUSH', list, unpack(ARGV, i, math.min(i + 999, #ARGV)))
+  end
+  for i = 6, #ARGV do
+    sum = sum + weight(ARGV[i])
+  end
+  redis.call('INCRBY', total, sum)
+  redis.call('HSET', index, session, list)
+  if ttl > 0 then
+    redis.call('PEXPIRE', list, ttl)
+    redis.call('PEXPIRE', total, ttl)
+    redis.call('PEXPIRE', index, ttl)
+  end
+  return trim(tonumber(ARGV[4]), tonumber(ARGV[5]))
+end
+
+local verb = ARGV[1]
+
+if verb == 'append' then
+  return append()
+end
+
+if verb == 'replace' then
+  redis.call('UNLINK', list, total)
+  if #ARGV < 6 then
+    redis.call('HDEL', index, ARGV[2])
+    return 0
+  end
+  return append()
+end
+
+-- ARGV: session id, how many
+if verb == 'drop' then
+  local dropped = {}
+  for _ = 1, math.min(tonumber(ARGV[3]), redis.call('LLEN', list)) do
+    dropped[#dropped + 1] = off_the_front()
+  end
+  if redis.call('LLEN', list) == 0 then
+    forget(ARGV[2])
+  end
+  return dropped
+end
+
+if verb == 'length' then
+  return redis.call('LLEN', list)
+end
+
+-- ARGV: session id
+if verb == 'clear' then
+  local length = redis.call('LLEN', list)
+  forget(ARGV[2])
+  return length
+end
+
+-- The index alone (all three KEYS name it). Sessions that have expired are taken out of it.
+local live, messages = {}, 0
+local rows = redis.call('HGETALL', index)
+for i = 1, #rows, 2 do
+  local length = redis.call('LLEN', rows[i + 1])
+  if length == 0 then
+    redis.call('HDEL', index, rows[i])
+  else
+    live[#live + 1] = rows[i]
+    messages = messages + length
+    if verb == 'clear_tenant' then
+      redis.call('UNLINK', rows[i + 1], rows[i + 1] .. 'total.')
+    end
+  end
+end
+if verb == 'clear_tenant' then
+  redis.call('UNLINK', index)
+  return messages
+end
+if verb == 'count' then
+  return {#live, messages}
+end
+return live

@@ -1,0 +1,75 @@
+"""RedisHistory keeps the contract on a real Redis, also when calls are cancelled or the server is gone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from redis import Redis
+
+from tenant_middleware.backends.redis.history import RedisHistory
+from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.isolation.history import HistoryLimits, Message
+from tenant_middleware.keys import key_prefix
+from tenant_middleware.tenant import Tenant
+from tenant_middleware.testing.history import HistoryContract, NewHistory, said, texts
+
+
+class TestRedisHistory(HistoryContract):
+    @pytest.fixture
+    async def new_history(self, redis_url: str) -> AsyncIterator[NewHistory]:
+        made: list[RedisHistory] = []
+
+        def new(limits: HistoryLimits) -> RedisHistory:
+            made.append(RedisHistory(redis_url, limits=limits))
+            return made[-1]
+
+        yield new
+        for history in made:
+            await history.aclose()
+
+    @pytest.fixture
+    def advance(self, pass_time: Callable[[float], None]) -> Callable[[float], None]:
+        return pass_time
+
+
+def test_every_key_begins_with_its_tenant(redis_url: str, pair: tuple[Tenant, Tenant]) -> None:
+    history = RedisHistory(redis_url, limits=HistoryLimits(ttl=60))
+    for tenant in pair:
+        history.append(tenant, "s", said("x"))
+    history.close()
+    with Redis.from_url(redis_url, decode_responses=True) as client:
+        names = set(client.scan_iter())
+        assert {sum(name.startswith(key_prefix(t)) for t in pair) for name in names} == {1}
+        assert all(client.pttl(name) > 0 for name in names), "nothing stays behind for ever"
+    assert len(names) == 6
+
+
+def test_clearing_a_tenant_leaves_none_of_its_keys(redis_url: str, pair: tuple[Tenant, Tenant]) -> None:
+    a, b = pair
+    history = RedisHistory(redis_url)
+    for tenant in pair:
+        history.append(tenant, "s", said("x"))
+        history.append(tenant, "t", said("x"))
+    history.clear_tenant(a)
+    history.close()
+    with Redis.from_url(redis_url, decode_responses=True) as client:
+        assert not [name for name in client.scan_iter() if name.startswith(key_prefix(a))]
+        assert [name for name in client.scan_iter() if name.startswith(key_prefix(b))]
+
+
+def test_a_long_append_is_one_append(redis_url: str, acme: Tenant) -> None:
+    history = RedisHistory(redis_url, limits=HistoryLimits(max_messages=5_000))
+    assert history.append(acme, "s", said(*map(str, range(6_000)))) == 5_000
+    assert texts(history.read(acme, "s", last=2)) == ["5998", "5999"]
+    assert history.read(acme, "s")[0].content == "1000"
+    history.close()
+
+
+def test_a_server_that_is_gone_raises_our_error_without_content(unused_port: int, acme: Tenant) -> None:
+    history = RedisHistory(f"redis://127.0.0.1:{unused_port}", timeout=0.2)
+    with pytest.raises(StoreUnavailable) as caught:
+        history.append(acme, "s", [Message("user", "secret")])
+    assert "secret" not in str(caught.value) and caught.value.__cause__ is None and caught.value.__context__ is None
+    with pytest.raises(StoreUnavailable):
+        history.read(acme, "s")
