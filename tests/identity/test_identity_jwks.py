@@ -313,6 +313,15 @@ def test_key_that_is_left_out(name: str, issuer: Any) -> None:
     assert [key.kid for key in parse({"keys": [bad, other]}, ("EdDSA", "ES256")).keys] == ["e1"]
 
 
+@pytest.mark.parametrize("kid", ["k1", "r1", "e1"])
+def test_private_key_in_a_key_set_is_left_out(kid: str, issuer: Any) -> None:
+    key, algorithm = issuer.keys[kid]
+    whole = json.loads(issuer.writers[algorithm].to_jwk(key)) | {"kid": kid}
+    with pytest.raises(UnusableKeys, match="private"):
+        parse({"keys": [whole]}, (algorithm,))
+    assert parse({"keys": [issuer.public_jwk(key, algorithm, kid)]}, (algorithm,)).keys
+
+
 def test_weak_rsa_key_is_left_out(issuer: Any) -> None:
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     with pytest.raises(UnusableKeys, match="shorter"):

@@ -214,7 +214,8 @@ def shared(issuer: Any) -> tuple[JwtIdentity, bytes]:
 
 def test_passport_is_no_token_and_a_token_no_passport(make: Make, issuer: Any, wall: ManualClock) -> None:
     edge, secret = shared(issuer)
-    claims = issuer.claims(aud="reports", jti="1", exp=int(wall.time()) + 60) | {"tenant": "acme"}
+    now = int(wall.time())
+    claims = issuer.claims(aud="reports", jti="1", iat=now, exp=now + 60) | {"tenant": "acme"}
     token = jwt.encode(claims, secret, "HS256")
     text = jwt.encode(claims, secret, "HS256", headers={"typ": TYPE})
     passport = make(clock=wall)
