@@ -39,7 +39,7 @@ class InMemoryAdmission:
         self._marker_ttl = marker_ttl
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
-        self._sweep_at = _KEEP
+        self._sweep_at, self._swept = _KEEP, clock.time()
         self._booked = {} if ledger is None else _booked(ledger, clock.time())
 
     def reserve(self, ask: Ask) -> Granted | Denied:
@@ -96,7 +96,7 @@ class InMemoryAdmission:
         return account
 
     def _open(self, tenant: Tenant, limits: Limits, now: float) -> Account:
-        if len(self._accounts) >= self._sweep_at:
+        if len(self._accounts) >= self._sweep_at or not -self._marker_ttl < now - self._swept < self._marker_ttl:
             self._sweep(now)
         span = span_at(now, limits.period)
         booked_since, booked = self._booked.get(limits.period, (None, {}))
@@ -105,7 +105,8 @@ class InMemoryAdmission:
         return account
 
     def _sweep(self, now: float) -> None:
-        """Drop idle tenants. It runs when their number has doubled, which keeps it cheap per new tenant."""
+        """Drop idle tenants: when markers have aged, or their number has doubled, which keeps it cheap per tenant."""
+        self._swept = now
         idle = [name for name, account in self._accounts.items() if account.idle(now)]
         for name in idle:
             del self._accounts[name]
