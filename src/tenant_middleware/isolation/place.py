@@ -78,6 +78,13 @@ class Row:
 # On the way in.
 
 
+def check_tenant(tenant: object) -> Tenant:
+    """Backends take a Tenant, never a name that somebody sent."""
+    if isinstance(tenant, Tenant):
+        return tenant
+    raise InvalidInput(f"expected a Tenant first, got {type(tenant).__name__}")
+
+
 def row_of(place: Place, record: Record, dimension: int | None) -> Row:
     """A checked record with the tenant's stamp, written last."""
     if not isinstance(record, Record):

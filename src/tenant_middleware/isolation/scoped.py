@@ -41,21 +41,21 @@ class ScopedVectors:
         self._settled: dict[str, Isolation] = {}
 
     def upsert(self, tenant: Tenant, records: Sequence[Record]) -> None:
-        with stage("ingest", tenant):
+        with stage("ingest", rules.check_tenant(tenant)):
             run(self._upsert(tenant, records), self._driver)
 
     async def aupsert(self, tenant: Tenant, records: Sequence[Record]) -> None:
-        with stage("ingest", tenant):
+        with stage("ingest", rules.check_tenant(tenant)):
             await self._arun(self._upsert(tenant, records))
 
     def query(self, tenant: Tenant, vector: Sequence[float], k: int = 5, where: Where | None = None) -> list[Hit]:
-        with stage("retrieval", tenant):
+        with stage("retrieval", rules.check_tenant(tenant)):
             return run(self._query(tenant, vector, k, where), self._driver)
 
     async def aquery(
         self, tenant: Tenant, vector: Sequence[float], k: int = 5, where: Where | None = None
     ) -> list[Hit]:
-        with stage("retrieval", tenant):
+        with stage("retrieval", rules.check_tenant(tenant)):
             return await self._arun(self._query(tenant, vector, k, where))
 
     def fetch(
@@ -161,9 +161,7 @@ class ScopedVectors:
 
     def _place(self, tenant: Tenant) -> Flow[Place]:
         """The tenant's place, once its other possible places are known to be empty."""
-        if not isinstance(tenant, Tenant):
-            raise InvalidInput(f"expected a Tenant first, got {type(tenant).__name__}")
-        kind = self._isolation_for(tenant)
+        kind = self._isolation_for(rules.check_tenant(tenant))
         place = place_of(tenant, kind)
         if self._settled.get(tenant.id) == kind:
             return place
