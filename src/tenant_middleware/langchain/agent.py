@@ -22,7 +22,7 @@ except ImportError as error:
 
 from tenant_middleware.admission.call import Call, Hold
 from tenant_middleware.context import current_tenant
-from tenant_middleware.errors import BudgetBusy, BudgetExceeded, ConfigurationError, TenantMismatch
+from tenant_middleware.errors import BudgetBusy, BudgetExceeded, ConfigurationError, InvalidInput, TenantMismatch
 from tenant_middleware.guardrails import CanaryGuard
 from tenant_middleware.keys import key
 from tenant_middleware.langchain import run_state as run
@@ -87,6 +87,7 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     def before_agent(self, state: PinnedState, runtime: Any) -> dict[str, Any] | None:
         tenant = current_tenant()
         _refuse_bare_saver()
+        _refuse_empty(state)
         self.tenancy.guard.enforce(list(segments(run.new_messages(state["messages"]))), tenant)
         return {"tenant_pin": _pin()} | run.answered(state["messages"])
 
@@ -94,6 +95,7 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     async def abefore_agent(self, state: PinnedState, runtime: Any) -> dict[str, Any] | None:
         tenant = current_tenant()
         _refuse_bare_saver()
+        _refuse_empty(state)
         await self.tenancy.guard.aenforce(list(segments(run.new_messages(state["messages"]))), tenant)
         return {"tenant_pin": _pin()} | run.answered(state["messages"])
 
@@ -244,6 +246,13 @@ def _check_pin(state: Any) -> None:
         raise TenantMismatch(
             "this agent's run was started for one tenant (id, tier and subject) and resumed in the scope of another: "
             "resume it in its own scope, or wrap its stream in pin(...)"
+        )
+
+
+def _refuse_empty(state: PinnedState) -> None:
+    if not state.get("messages"):
+        raise InvalidInput(
+            "this run has no messages: nothing was asked, or a thread was resumed that this tenant doesn't have"
         )
 
 
