@@ -1,0 +1,247 @@
+"""The semantic cache on RedisVL's index: the tenant in every key, a tag filter before the search, a stamp after it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tenant_middleware.backends.redis.answers import ANSWERS, CACHE, RedisVersions, store_args
+from tenant_middleware.backends.redis.clients import Clients, areach, reach, unavailable
+from tenant_middleware.errors import InvalidInput, IsolationBreach, missing_extra
+from tenant_middleware.isolation.cache import (
+    CacheCount,
+    CacheRules,
+    KnowledgeVersions,
+    Lookup,
+    Question,
+    RulesFor,
+    rules_for,
+    stamped,
+    unstamped,
+)
+from tenant_middleware.isolation.matching import compatible
+from tenant_middleware.keys import key, tag
+from tenant_middleware.tenant import Tenant
+
+try:
+    from redis.exceptions import RedisError, ResponseError
+    from redisvl.exceptions import RedisVLError
+    from redisvl.extensions.cache.llm import SemanticCache as RedisVLCache
+    from redisvl.utils.vectorize import BaseVectorizer
+except ImportError as error:
+    raise missing_extra("redisvl", __name__) from error
+
+_NEAREST = 4
+_FIELDS = ("prompt", "response", "version", "distance")
+
+
+class _Given(BaseVectorizer):  # type: ignore[misc]  # RedisVL ships no types
+    """Tells RedisVL the size of vectors that the caller brings along; it never embeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    place: str
+    text: str
+    stamped: str
+    version: int
+    distance: float
+
+
+class RedisSemanticCache:
+    """A SemanticCache for several workers: one RedisVL index per embedding size, shared by all tenants.
+
+    The search runs over one tenant's bucket alone, so its time doesn't grow with the other tenants. Past `max_entries`
+    a tenant's oldest answers go; time is the server's.
+    """
+
+    def __init__(
+        self, url: str, *, rules: CacheRules | RulesFor, name: str = "tm_answers", timeout: float = 5.0
+    ) -> None:
+        self._clients = Clients(url, timeout=timeout)
+        if self._clients.in_cluster:
+            raise InvalidInput(
+                "the semantic cache needs a Redis with the Query Engine and one shard: on a cluster a search sees one "
+                "shard only and doesn't say so; give [backends] cache a URL of its own"
+            )
+        self._rules = rules_for(rules)
+        self._name = name
+        self._versions = RedisVersions(self._clients)
+        self._known: set[int] = set()
+        self._making = threading.Lock()
+        self._seen: Counter[tuple[str, bool]] = Counter()
+
+    @property
+    def versions(self) -> KnowledgeVersions:
+        return self._versions
+
+    def rules_for(self, tenant: Tenant) -> CacheRules:
+        return self._rules(tenant)
+
+    def lookup(self, tenant: Tenant, question: Question) -> Lookup:
+        rules = self._rules(tenant)
+        self._make_index(len(question.embedding))
+        batch = self._search(self._clients.sync, tenant, question)
+        replies = reach(CACHE, lambda: batch.execute(raise_on_error=False))
+        return self._decided(tenant, question, rules, replies)
+
+    def store(self, tenant: Tenant, question: Question, answer: str, *, version: int) -> None:
+        rules = self._rules(tenant)
+        if not rules.enabled:
+            return
+        self._make_index(len(question.embedding))
+        keys, args = self._entry(tenant, question, rules, answer, version)
+        reach(CACHE, lambda: ANSWERS.run(self._clients.sync, keys, args))
+
+    def invalidate(self, tenant: Tenant) -> int:
+        return int(reach(CACHE, lambda: ANSWERS.run(self._clients.sync, [_list(tenant)], ["clear"])))
+
+    def count(self, tenant: Tenant) -> CacheCount:
+        return self._count(tenant, reach(CACHE, lambda: ANSWERS.run(self._clients.sync, [_list(tenant)], ["count"])))
+
+    async def alookup(self, tenant: Tenant, question: Question) -> Lookup:
+        rules = self._rules(tenant)
+        await self._amake_index(len(question.embedding))
+        batch = self._search(self._clients.here(), tenant, question)
+        replies = await areach(CACHE, batch.execute(raise_on_error=False))
+        return self._decided(tenant, question, rules, replies)
+
+    async def astore(self, tenant: Tenant, question: Question, answer: str, *, version: int) -> None:
+        rules = self._rules(tenant)
+        if not rules.enabled:
+            return
+        await self._amake_index(len(question.embedding))
+        keys, args = self._entry(tenant, question, rules, answer, version)
+        await areach(CACHE, ANSWERS.arun(self._clients.here(), keys, args))
+
+    async def ainvalidate(self, tenant: Tenant) -> int:
+        return int(await areach(CACHE, ANSWERS.arun(self._clients.here(), [_list(tenant)], ["clear"])))
+
+    async def acount(self, tenant: Tenant) -> CacheCount:
+        counted = await areach(CACHE, ANSWERS.arun(self._clients.here(), [_list(tenant)], ["count"]))
+        return self._count(tenant, counted)
+
+    def close(self) -> None:
+        """Close the sync connections."""
+        self._clients.close()
+
+    async def aclose(self) -> None:
+        """Close the sync connections and the running loop's."""
+        await self._clients.aclose()
+
+    def _index(self, dims: int) -> str:
+        return f"{self._name}_{dims}"
+
+    def _make_index(self, dims: int) -> None:
+        """Create the index for vectors of this size unless it exists; RedisVL compares the schema of one that does."""
+        if dims in self._known:
+            return
+        with self._making:
+            if dims in self._known:
+                return
+            try:
+                RedisVLCache(
+                    name=self._index(dims),
+                    vectorizer=_Given(model="given", dims=dims),
+                    filterable_fields=[{"name": "tenant", "type": "tag"}, {"name": "bucket", "type": "tag"}],
+                    redis_client=self._clients.sync,
+                )
+            except (RedisError, RedisVLError, OSError) as error:
+                refusal = unavailable(CACHE, error)
+            else:
+                self._known.add(dims)
+                return
+        raise refusal
+
+    async def _amake_index(self, dims: int) -> None:
+        if dims not in self._known:
+            await asyncio.to_thread(self._make_index, dims)
+
+    def _search(self, client: Any, tenant: Tenant, question: Question) -> Any:
+        """One round trip: the tenant's knowledge version, and the nearest questions of the bucket."""
+        batch = client.pipeline(transaction=False)
+        batch.get(RedisVersions.place(tenant))
+        batch.execute_command(
+            "FT.SEARCH",
+            self._index(len(question.embedding)),
+            f"(@tenant:{{{tag(tenant)}}} @bucket:{{{question.bucket}}})=>[KNN {_NEAREST} @prompt_vector $v "
+            "HYBRID_POLICY ADHOC_BF AS distance]",
+            *("PARAMS", 2, "v", _floats(question.embedding)),
+            *("RETURN", len(_FIELDS), *_FIELDS),
+            *("SORTBY", "distance", "DIALECT", 2),
+        )
+        return batch
+
+    def _decided(self, tenant: Tenant, question: Question, rules: CacheRules, replies: list[Any]) -> Lookup:
+        version, found = (self._checked(reply, len(question.embedding)) for reply in replies)
+        version = int(version or 0)
+        if not rules.enabled:
+            return Lookup(None, version)
+        for near in map(_near, found[1::2], found[2::2]):
+            answer = unstamped(tenant, question.bucket, near.stamped)
+            if not near.place.startswith(_prefix(self._index(len(question.embedding)), tenant)):
+                raise IsolationBreach("a cached answer lay under a key of somebody else; nothing was returned")
+            fits = near.version == version and near.distance <= rules.distance_threshold
+            if fits and compatible(question.text, near.text):
+                self._seen[tenant.id, True] += 1
+                return Lookup(answer, version, near.distance)
+        self._seen[tenant.id, False] += 1
+        return Lookup(None, version)
+
+    def _checked(self, reply: Any, dims: int) -> Any:
+        if isinstance(reply, ResponseError) and "no such index" in str(reply).lower():
+            self._known.discard(dims)  # dropped behind our back: made anew at the next call
+            return [0]
+        if isinstance(reply, Exception):
+            raise unavailable(CACHE, reply)
+        return reply
+
+    def _entry(
+        self, tenant: Tenant, question: Question, rules: CacheRules, answer: str, version: int
+    ) -> tuple[list[str], list[Any]]:
+        """Fields as RedisVL names them, so that its own tools read the index."""
+        text = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()
+        place = f"{self._index(len(question.embedding))}:{key(tenant, 'answer', question.bucket, text)}"
+        fields = {
+            "entry_id": text,
+            "prompt": question.text.encode("utf-8", "surrogatepass"),
+            "response": stamped(tenant, question.bucket, answer),
+            "prompt_vector": _floats(question.embedding),
+            "tenant": tag(tenant),
+            "bucket": question.bucket,
+            "version": version,
+        }
+        return [_list(tenant), place], store_args(rules, fields)
+
+    def _count(self, tenant: Tenant, entries: int) -> CacheCount:
+        return CacheCount(entries, self._seen[tenant.id, True], self._seen[tenant.id, False])
+
+
+def _list(tenant: Tenant) -> str:
+    return key(tenant, "answers")
+
+
+@lru_cache(maxsize=4096)
+def _prefix(index: str, tenant: Tenant) -> str:
+    return f"{index}:{key(tenant, 'answer')[:-1]}:"
+
+
+def _floats(embedding: tuple[float, ...]) -> bytes:
+    return array("f", embedding).tobytes()
+
+
+def _near(place: bytes, row: list[bytes]) -> _Near:
+    fields = dict(zip(row[::2], row[1::2], strict=True))
+    return _Near(
+        place.decode(),
+        fields[b"prompt"].decode("utf-8", "surrogatepass"),
+        fields[b"response"].decode(),
+        int(fields[b"version"]),
+        max(0.0, float(fields[b"distance"])),
+    )
