@@ -407,6 +407,14 @@ async def drive(app: Any, token: str, path: str) -> tuple[list[Any], BaseExcepti
     return sent, None
 
 
+async def test_frameworks_500_for_other_errors_goes_out(issuer: Any, identity: JwtIdentity) -> None:
+    sent, error = await drive(
+        TenantMiddleware(Starlette(routes=ROUTES), identity), issuer.token("acme"), "/crash/breach"
+    )
+    assert isinstance(error, IsolationBreach)
+    assert (sent[0]["status"], sent[1]["body"]) == (500, b"Internal Server Error")
+
+
 async def test_refusal_after_the_answer_began_cuts_it_off(issuer: Any, identity: JwtIdentity) -> None:
     for app in (
         TenantMiddleware(Starlette(routes=ROUTES), identity),
