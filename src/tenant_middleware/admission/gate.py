@@ -15,7 +15,7 @@ from tenant_middleware.admission import plan
 from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id
 from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.admission.queue import FairQueue, Slot
-from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Settlement
+from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Granted, Settlement
 from tenant_middleware.clock import Clock
 from tenant_middleware.context import current_tenant, enter_call, leave_call, open_call, refuse_other
 from tenant_middleware.errors import ModelForbidden, TenancyError
@@ -167,6 +167,7 @@ class ModelGate:
         ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
         deadline = self.clock.time() + terms.queue_timeout
         slot: Slot | None = yield Op(self.queue, "enter", (ticket,), whole=False)
+        answer: Granted | Denied | None = None
         try:
             while isinstance(answer := (yield Op(store, "reserve", (ask,))), Denied):
                 now = self.clock.time()
@@ -174,8 +175,11 @@ class ModelGate:
                     raise plan.refusal(answer, call, now)
                 parked, slot = slot, None
                 slot = yield Op(self.queue, "park", (ticket, parked, answer.retry_after), whole=False)
+            if slot is not None and slot.probe:
+                yield Op(self.queue, "progress", (slot, 0))
         except BaseException as error:
-            if not isinstance(error, TenancyError):  # the reply was lost or cut off: the reservation may be there
+            denied = isinstance(error, TenancyError) and not isinstance(answer, Granted)
+            if not denied:  # the reply was lost or cut off: the reservation may be there
                 yield Op(store, "release", (call.tenant, call.id, ask.limits))
             if slot is not None:
                 yield Op(self.queue, "leave", (slot, 0, 0))

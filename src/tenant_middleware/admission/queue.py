@@ -32,6 +32,32 @@ class Slot(Protocol):
     probe: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """One tenant in one pool: calls waiting and running, weighted tokens served, and waits in seconds."""
+
+    tenant_id: str
+    waiting: int
+    running: int
+    weight: float
+    served_tokens: float
+    served_calls: int
+    mean_wait: float
+    longest_wait: float
+    parked_for: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """One pool; `slots` is None when there is no end of them."""
+
+    name: str
+    slots: int | None
+    running: int
+    waiting: int
+    lanes: tuple[LaneState, ...]
+
+
 class FairQueue(Protocol):
     """Hands out slots. Raises RateLimited (rule "queue") when the ticket's timeout passes first.
 
@@ -45,10 +71,12 @@ class FairQueue(Protocol):
     def park(self, ticket: Ticket, slot: Slot, seconds: float) -> Slot: ...
     def progress(self, slot: Slot, completion_tokens: int) -> None: ...
     def leave(self, slot: Slot, prompt_tokens: int, completion_tokens: int) -> None: ...
+    def state(self) -> tuple[PoolState, ...]: ...
     def close(self) -> None: ...
 
     async def aenter(self, ticket: Ticket) -> Slot: ...
     async def apark(self, ticket: Ticket, slot: Slot, seconds: float) -> Slot: ...
     async def aprogress(self, slot: Slot, completion_tokens: int) -> None: ...
     async def aleave(self, slot: Slot, prompt_tokens: int, completion_tokens: int) -> None: ...
+    async def astate(self) -> tuple[PoolState, ...]: ...
     async def aclose(self) -> None: ...

@@ -42,6 +42,20 @@ class Pool:
     def running(self) -> int:
         return len(self._running)
 
+    def knows(self, tenant_id: str) -> bool:
+        """Whether a tenant has calls waiting or running here, or had lately."""
+        return tenant_id in self._lanes
+
+    def oldest_wait(self, tenant_id: str, now: float) -> float:
+        """How long a tenant's first call has waited."""
+        lane = self._lanes.get(tenant_id)
+        return now - lane.head.queued_at if lane and lane.jobs else 0.0
+
+    def parked_until(self, tenant_id: str) -> float | None:
+        """Until when a tenant stands aside."""
+        lane = self._lanes.get(tenant_id)
+        return lane.parked_until if lane else None
+
     @property
     def lanes(self) -> tuple[Lane, ...]:
         return tuple(self._lanes.values())
@@ -102,12 +116,13 @@ class Pool:
         job.state = State.QUEUED
         lane.put_back(job)
         self.queued += 1
-        lane.parked_until = max(until, lane.parked_until or until)
-        self._refresh(lane, now)
-        heapq.heappush(self._parked, (lane.parked_until, lane.version, lane))
-        if len(self._parked) > 2 * len(self._lanes) + _SLACK:
-            self._parked = [entry for entry in self._parked if entry[2].parked_until == entry[0]]
-            heapq.heapify(self._parked)
+        self._set_aside(lane, until, now)
+
+    def set_aside(self, tenant_id: str, until: float, now: float) -> None:
+        """Nothing of this waiting tenant starts before `until`, or before one of its running calls ends."""
+        lane = self._lanes.get(tenant_id)
+        if lane is not None:
+            self._set_aside(lane, until, now)
 
     def progress(self, job: Job, completion_tokens: int, now: float) -> None:
         """The job has written this much so far: raise its charge once it outgrows the estimate."""
@@ -250,6 +265,14 @@ class Pool:
         while self._turns and self._turns[0][1] != self._turns[0][2].version:
             heapq.heappop(self._turns)
         return (self._turns[0][2], True) if self._turns else (None, True)
+
+    def _set_aside(self, lane: Lane, until: float, now: float) -> None:
+        lane.parked_until = max(until, lane.parked_until or until)
+        self._refresh(lane, now)
+        heapq.heappush(self._parked, (lane.parked_until, lane.version, lane))
+        if len(self._parked) > 2 * len(self._lanes) + _SLACK:
+            self._parked = [entry for entry in self._parked if entry[2].parked_until == entry[0]]
+            heapq.heapify(self._parked)
 
     def _unpark(self, now: float) -> None:
         while self._parked and self._parked[0][0] <= now:

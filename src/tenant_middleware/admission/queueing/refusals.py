@@ -19,3 +19,16 @@ def too_late(ticket: Ticket, waited: float, retry_after: float) -> RateLimited:
         used=waited,
         retry_after=retry_after,
     )
+
+
+def line_full(ticket: Ticket, length: int, most: int | None, retry_after: float) -> RateLimited:
+    """The tenant has as many calls waiting as it may have."""
+    return RateLimited(
+        f"{length} calls of this tenant wait already, and it may have {most}: retry in {retry_after:.3g} s",
+        rule=RULE,
+        tenant_id=ticket.tenant.id,
+        model=ticket.model,
+        limit=most,
+        used=length,
+        retry_after=retry_after,
+    )
