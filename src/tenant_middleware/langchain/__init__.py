@@ -5,6 +5,7 @@ from __future__ import annotations
 from tenant_middleware.langchain.agent import RunCaps, TenantAgentMiddleware
 from tenant_middleware.langchain.cache import TenantCache
 from tenant_middleware.langchain.documents import stamp, verify_tenant
+from tenant_middleware.langchain.embeddings import TenantEmbeddings
 from tenant_middleware.langchain.guard import GuardInput
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.langchain.model import TenantChatModel
@@ -20,6 +21,7 @@ __all__ = [
     "TenantCache",
     "TenantChatModel",
     "TenantCheckpointSaver",
+    "TenantEmbeddings",
     "TenantRetriever",
     "TenantTool",
     "TenantVectorStore",

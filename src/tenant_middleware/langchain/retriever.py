@@ -43,7 +43,7 @@ class TenantRetriever(PinnedRunnable, BaseRetriever):
     store: Any = Field(exclude=True, repr=False)
     search_type: SearchType = "similarity"
     k: int = 4
-    filter: Mapping[str, Any] | None = None
+    filter: Any = None  # a mapping; checked by Search, whose error says more than pydantic's
     score_threshold: float | None = None
     fetch_k: int = 20
     lambda_mult: float = 0.5
