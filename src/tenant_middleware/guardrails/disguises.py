@@ -25,6 +25,8 @@ _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t
                        "|": "l", "+": "t", "€": "e", "6": "g", "9": "g"})  # fmt: skip
 _LEET_L = _LEET | {ord("1"): "l", ord("!"): "l"}
 _LONG_WORD = re.compile(r"[a-z]{16,2000}")
+_GLUE = 0.1
+_COVER = 0.35
 _REGIONAL = {0x1F1E6 + i: chr(97 + i) for i in range(26)}
 _BOXED = {start + i: chr(97 + i) for start in (0x1F130, 0x1F150, 0x1F170) for i in range(26)}
 
@@ -64,13 +66,18 @@ def spellings(text: str, folded: str, seen: int, book: Rulebook) -> Iterator[tup
         yield "rot13", codecs.decode(folded, "rot13")
     if seen & book.bit("reversed_hint"):
         yield "reversed", folded[::-1]
-    if _CHAINED.search(text):
+    if _covers(_CHAINED, text):
         yield "chained", _CHAINED.sub(lambda m: re.sub(r"[-_.+/]", " ", _CAMEL.sub(" ", m.group())), text)
-    if len(_GLUED.findall(folded)) >= 3:
+    if len(_GLUED.findall(folded)) > max(3, _GLUE * len(folded)):
         yield "glued", _GLUED.sub("", folded)
-    if _LONG_WORD.search(folded):
+    if _covers(_LONG_WORD, folded):
         yield "closed", _LONG_WORD.sub(lambda m: segmented(m.group(), book), _CAMEL.sub(" ", text).lower())
     yield from _leet(folded)
+
+
+def _covers(pattern: re.Pattern[str], text: str) -> bool:
+    """True when a good part of the text is of this kind: single long words are ordinary."""
+    return sum(m.end() - m.start() for m in pattern.finditer(text)) > _COVER * len(text)
 
 
 def _selected(char: str) -> int:

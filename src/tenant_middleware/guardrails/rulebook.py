@@ -58,7 +58,18 @@ class Mitigation:
     factor: float
     scope: Literal["clause", "text"]
     unless: int = 0
+    lacks: int = 0
     families: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A category given to the whole text when it has at least so many hits of others."""
+
+    gives: int
+    of: int
+    at_least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +83,10 @@ class Rulebook:
     patterns: PatternSet
     pattern_masks: tuple[int, ...]
     joins: tuple[Join, ...]
+    counts: tuple[Count, ...]
     rules: tuple[Rule, ...]
     mitigations: tuple[Mitigation, ...]
+    verbs: int
     words: frozenset[str]
     longest_word: int
     memo: dict[tuple[int, str], tuple[Rule, ...]] = field(default_factory=dict)
@@ -104,7 +117,7 @@ def compile_rules(documents: Iterable[tuple[str, Mapping[str, Any]]], engine: En
     return draft.compile(engine)
 
 
-_KEYS = {"version", "language", "about", "terms", "patterns", "joins", "groups", "rules", "mitigations"}
+_KEYS = {"version", "language", "about", "terms", "patterns", "joins", "counts", "groups", "rules", "mitigations"}
 _RULE_KEYS = {"id", "family", "score", "all", "not", "sources", "firm", "positive", "negative"}
 
 
@@ -114,6 +127,7 @@ class _Draft:
         self.terms: dict[str, set[str]] = {}
         self.patterns: list[dict[str, Any]] = []
         self.joins: list[dict[str, Any]] = []
+        self.counts: list[dict[str, Any]] = []
         self.groups: dict[str, list[str]] = {}
         self.rules: list[dict[str, Any]] = []
         self.mitigations: list[dict[str, Any]] = []
@@ -128,6 +142,7 @@ class _Draft:
                 self.terms.setdefault(str(term), set()).add(category)
         self.patterns += document.get("patterns") or []
         self.joins += document.get("joins") or []
+        self.counts += document.get("counts") or []
         self.groups.update(document.get("groups") or {})
         self.rules += document.get("rules") or []
         self.mitigations += document.get("mitigations") or []
@@ -147,16 +162,18 @@ class _Draft:
             patterns=pattern_set([p["pattern"] for p in self.patterns], engine),
             pattern_masks=tuple(self._mask(bits, p["gives"], "pattern") for p in self.patterns),
             joins=tuple(self._join(bits, j) for j in self.joins),
+            counts=tuple(Count(bits[c["gives"]], self._mask(bits, c["of"], "count"), c["at_least"]) for c in self.counts),
             rules=tuple(self._rules(bits)),
             mitigations=tuple(self._mitigation(bits, m) for m in self.mitigations),
+            verbs=self._mask(bits, self.groups.get("verbs", ()), "verbs"),
             words=words,
             longest_word=max(map(len, words), default=1),
         )
 
     def _bits(self) -> dict[str, int]:
         names = {c for categories in self.terms.values() for c in categories}
-        names |= {g for p in self.patterns for g in _names(p["gives"])} | {j["gives"] for j in self.joins}
-        names |= {"own", "foreign", "named", "named_org"}
+        names |= {g for p in self.patterns for g in _names(p["gives"])} | {j["gives"] for j in [*self.joins, *self.counts]}
+        names |= {"own", "foreign", "named", "named_org", "directive"}
         return {name: 1 << number for number, name in enumerate(sorted(names))}
 
     def _mask(self, bits: Mapping[str, int], written: object, where: str) -> int:
@@ -196,11 +213,13 @@ class _Draft:
     def _mitigation(self, bits: Mapping[str, int], m: Mapping[str, Any]) -> Mitigation:
         return Mitigation(
             id=m["id"],
-            when=self._mask(bits, m["when"], m["id"]),
+            when=self._mask(bits, m.get("when", ()), m["id"]),
             factor=float(m["factor"]),
             scope=m.get("scope", "clause"),
             unless=self._mask(bits, m.get("unless", ()), m["id"]),
+            lacks=self._mask(bits, m.get("lacks", ()), m["id"]),
             families=frozenset(m.get("families", ())),
+            sources=frozenset(m.get("sources", ())),
         )
 
 

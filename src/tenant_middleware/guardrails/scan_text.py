@@ -11,6 +11,8 @@ from tenant_middleware.guardrails.views import View, hidden_views, plain_view, w
 
 _HIDDEN = 1.3
 _TOP = 0.99
+# Spellings that ordinary text has too: seeing through them proves nothing by itself.
+_WEAK = frozenset({"chained", "glued", "closed", "leet", "invisible", "lookalikes", "url", "html"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def _window(book: Rulebook, text: str, registry: Registry, tenant_id: str | None
         _, hidden = score_text(book, view.text, registry, tenant_id, source)
         found = _scan(view, hidden)
         if found.score > best.score + 0.05:
-            score = min(found.score * _HIDDEN, _TOP)
+            score = min(found.score * (1.0 if view.kind in _WEAK else _HIDDEN), _TOP)
             best = replace(found, score=score, rules=(*found.rules, f"hidden-{view.kind}"))
     return best
 

@@ -13,6 +13,7 @@ from tenant_middleware.guardrails.rulebook import Join, Mitigation, Rule, Rulebo
 
 Hit = tuple[int, int, int]
 _MEMO = 4096
+_EARLY = 12
 _AFTER = re.compile(r"(?:[ _-]?(?:id|ID|name|called|named))?[ :=#\"'“«]{1,4}([A-Z][A-Za-z0-9&-]{1,40})")
 _BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['’]s?)?[\"'”»]? $")
 _NO_NAMES = frozenset(
@@ -43,8 +44,10 @@ def score_text(
     if not hits:
         return 0, []
     quotes = quotations(folded)
-    groups = _by_clause(hits, clauses(folded))
-    everywhere = _union(hits)
+    bounds = clauses(folded)
+    hits = sorted([*hits, *_directives(book, folded, hits, bounds)])
+    groups = _by_clause(hits, bounds)
+    everywhere = _union(hits) | _counted(book, hits)
     reported = bool(quotes) and bool(_union(h for h in hits if not inside(quotes, h[0])) & book.bit("report"))
     scorer = _Scorer(book, source, everywhere, quotes if reported else [])
     found = [scorer.clause(group) for group in groups]
@@ -79,6 +82,25 @@ def _named(book: Rulebook, cased: str, hits: Sequence[Hit], known: list[tuple[in
             if not inside(known, place[0]):
                 named.append((*place, bit))
     return named
+
+
+def _directives(book: Rulebook, folded: str, hits: Sequence[Hit], bounds: Sequence[tuple[int, int]]) -> list[Hit]:
+    """Clauses that ask for something: they begin with a verb, end in a question mark, or address somebody.
+
+    What isn't ASCII counts as asking, since other languages put their verbs elsewhere.
+    """
+    bit, verbs, requests = book.bit("directive"), book.verbs, book.bit("request")
+    starts = [start for start, _ in bounds]
+    asking: set[int] = set()
+    for start, _, mask in hits:
+        index = bisect_right(starts, start) - 1
+        if mask & requests or (mask & verbs and start - starts[index] < _EARLY):
+            asking.add(index)
+    found: list[Hit] = []
+    for index, (start, end) in enumerate(bounds):
+        if index in asking or "?" in folded[start:end] or not folded[start:end].isascii():
+            found.append((start, start, bit))
+    return found
 
 
 def _by_clause(hits: Sequence[Hit], bounds: Sequence[tuple[int, int]]) -> list[list[Hit]]:
@@ -155,7 +177,7 @@ class _Scorer:
     def _mitigated(self, rule: Rule, mask: int) -> float:
         factor = 1.0
         for m in self._book.mitigations:
-            if _mitigates(m, rule, mask if m.scope == "clause" else self._everywhere, mask):
+            if _mitigates(m, rule, self._source, mask if m.scope == "clause" else self._everywhere, mask):
                 factor *= m.factor
         return factor
 
@@ -166,8 +188,18 @@ def _applies(rule: Rule, mask: int, source: str) -> bool:
     return all(mask & group for group in rule.any_of)
 
 
-def _mitigates(m: Mitigation, rule: Rule, seen: int, mask: int) -> bool:
-    return bool(m.when & seen) and not m.unless & mask and (not m.families or rule.family in m.families)
+def _mitigates(m: Mitigation, rule: Rule, source: str, seen: int, mask: int) -> bool:
+    if m.unless & mask or m.lacks & mask or (m.when and not m.when & seen):
+        return False
+    return (not m.families or rule.family in m.families) and (not m.sources or source in m.sources)
+
+
+def _counted(book: Rulebook, hits: Sequence[Hit]) -> int:
+    mask = 0
+    for count in book.counts:
+        if sum(1 for hit in hits if hit[2] & count.of) >= count.at_least:
+            mask |= count.gives
+    return mask
 
 
 def _joined(join: Join, hits: Sequence[Hit]) -> bool:
