@@ -138,7 +138,7 @@ def _load(path: Path) -> Any:
     params.n_parallel = 1
     params.cache_prompt = params.cache_idle_slots = False
     params.cache_ram_mib = 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = min(os.cpu_count() or 1, 8)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads()
     params.verbosity = -1  # llama.cpp logs to the terminal otherwise
     params.warmup = params.fit_params = params.ui = params.endpoint_slots = False
     params.api_keys = [secrets.token_hex(16)]  # it listens on a loopback port, which nobody else shall use
@@ -146,6 +146,11 @@ def _load(path: Path) -> Any:
         return xllamacpp.Server(params)
     except RuntimeError as error:
         raise ConfigurationError("the local model couldn't be loaded: are the weights a complete GGUF file?") from error
+
+
+def _threads() -> int:
+    """All cores but one: with a busy neighbour on one of its cores llama.cpp waits for it at every token."""
+    return max(1, min((os.cpu_count() or 1) - 1, 8))
 
 
 def _request(messages: Sequence[Message], max_tokens: int | None, stop: Sequence[str] | None) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""What to send where, written once as generators and driven twice: by plain sockets and by an event loop.
+
+A flow yields what it needs done and gets the result: `Send` commands to a node, `Pause`, or `Elsewhere` for blocking
+work of another backend. It decides redirects, retries and reloading of the script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ResponseError,
+    TryAgainError,
+)
+
+from tenant_middleware.errors import StoreUnavailable
+
+R = TypeVar("R")
+Command = Sequence[Any]
+Address = tuple[str, int]
+
+# A slot on the move answers within some of these; the caller's deadline ends it if not.
+PATIENCE = 16
+PAUSE = 0.025
+
+
+class Send(NamedTuple):
+    """Commands for one node, in order; the result is a list of replies, errors of the server among them."""
+
+    node: Address
+    commands: Sequence[Command]
+
+
+class Pause(NamedTuple):
+    """Wait."""
+
+    seconds: float
+
+
+class Elsewhere(NamedTuple):
+    """Blocking work that isn't Redis; it has to leave the event loop."""
+
+    work: Callable[[], Any]
+
+
+Step = Send | Pause | Elsewhere
+Flow = Generator[Step, Any, R]
+
+
+class Nodes:
+    """Where each slot lives, and which run of which server we know. Without a cluster there is one node."""
+
+    def __init__(self, first: Address) -> None:
+        self.first = first
+        self.slots: dict[int, Address] = {}
+        self.runs: dict[Address, str] = {}
+        self.clustered = False
+
+    def of(self, key: str) -> Address:
+        if not self.clustered:
+            return self.first
+        return self.slots.get(key_slot(key.encode()), self.first)
+
+    def moved(self, key: str, node: Address) -> None:
+        self.clustered = True
+        self.slots[key_slot(key.encode())] = node
+
+    def known(self) -> list[Address]:
+        return sorted({self.first, *self.slots.values()})
+
+
+class Script:
+    """A script's text for one run of a server. Its hash names that run, so it is unknown to the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self._source = path.read_text(encoding="utf-8")
+        self._by_run: dict[str, tuple[str, str]] = {}
+
+    def of(self, run: str) -> tuple[str, str]:
+        """Hash and text."""
+        found = self._by_run.get(run)
+        if found is None:
+            text = self._source.replace("@RUN@", run)
+            found = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
+            self._by_run[run] = found
+        return found
+
+
+def call(nodes: Nodes, script: Script, keys: Sequence[str], args: Sequence[str]) -> Flow[Any]:
+    """One script call, wherever its slot is now; by hash, and by text where the server doesn't know the hash."""
+    node, by_text, asking = nodes.of(keys[0]), False, False
+    for _ in range(PATIENCE):
+        run = nodes.runs.get(node)
+        if run is None or by_text:
+            run = yield from _run_of(nodes, node)
+        sha, text = script.of(run)
+        command = ("EVAL", text) if by_text else ("EVALSHA", sha)
+        commands: list[Command] = [(*command, len(keys), *keys, *args)]
+        if asking:
+            commands.insert(0, ("ASKING",))
+        reply = (yield Send(node, commands))[-1]
+        if not isinstance(reply, Exception):
+            return reply
+        if isinstance(reply, NoScriptError):
+            by_text = True
+            continue
+        node, asking = yield from _redirected(nodes, keys[0], node, reply)
+        by_text = False
+    raise StoreUnavailable("the cluster kept moving this tenant's slot", store="admission", retry_after=1.0)
+
+
+def commands(nodes: Nodes, key: str, sent: Sequence[Command]) -> Flow[list[Any]]:
+    """Plain commands on one tenant's keys, wherever its slot is now; the first error is raised."""
+    node, asking = nodes.of(key), False
+    for _ in range(PATIENCE):
+        replies = yield Send(node, [word for one in sent for word in ((("ASKING",), one) if asking else (one,))])
+        if asking:
+            replies = replies[1::2]
+        wrong = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if wrong is None:
+            return list(replies)
+        node, asking = yield from _redirected(nodes, key, node, wrong)
+    raise StoreUnavailable("the cluster kept moving this tenant's slot", store="admission", retry_after=1.0)
+
+
+def _run_of(nodes: Nodes, node: Address) -> Flow[str]:
+    """The id of the server's run: another one after each restart."""
+    reply = (yield Send(node, [("INFO", "server")]))[0]
+    if isinstance(reply, Exception):
+        raise StoreUnavailable(f"Redis refused INFO ({type(reply).__name__})", store="admission")
+    for line in reply.decode().splitlines():
+        if line.startswith("run_id:"):
+            nodes.runs[node] = line.partition(":")[2].strip()
+            return nodes.runs[node]
+    raise StoreUnavailable("this server tells no run_id: is it a Redis?", store="admission")
+
+
+def _redirected(nodes: Nodes, key: str, node: Address, reply: Exception) -> Flow[tuple[Address, bool]]:
+    """Where to go after an error of the server, and whether with ASKING; raises what no other node can help with."""
+    if isinstance(reply, MovedError):  # before its base class AskError
+        nodes.moved(key, (reply.host or node[0], int(reply.port)))
+        return nodes.of(key), False
+    if isinstance(reply, AskError):
+        return (reply.host or node[0], int(reply.port)), True
+    if isinstance(reply, TryAgainError | ClusterDownError):
+        yield Pause(PAUSE)
+        return nodes.of(key), False
+    raise unavailable(reply)
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """Ours for an error of the client or the server; its text may hold arguments, so only its kind is told."""
+    kind = type(error).__name__
+    if isinstance(error, ResponseError) and str(error).startswith("OOM"):
+        kind = "out of memory: raise maxmemory"
+    return StoreUnavailable(f"limits and budgets in Redis can't be reached ({kind})", store="admission", retry_after=1.0)

@@ -1,0 +1,234 @@
+"""Connections to the nodes of one Redis: pooled for threads, and per event loop one pipeline that all its tasks share.
+
+Calls that tasks make in one tick of the loop travel together, which almost doubles what one process gets through;
+each script is atomic by itself, so nothing else is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from tenant_middleware.backends.redis.flow import Address, Command, Flow, Pause, Send, Step, unavailable
+from tenant_middleware.errors import SettingsError, StoreUnavailable, missing_extra
+
+try:
+    from redis import ConnectionPool
+    from redis.asyncio import ConnectionPool as AsyncConnectionPool
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError, ResponseError
+    from redis.retry import Retry
+except ImportError as error:
+    raise missing_extra("redis", __name__) from error
+
+R = TypeVar("R")
+CLUSTER = "redis+cluster://"
+# More in one pipeline only makes the last of them wait for the first.
+BATCH = 128
+# While one pipeline waits for its replies, the next one is on its way.
+LANES = 2
+
+
+class Links:
+    """Every connection behind one URL. `timeout` bounds one exchange, connecting included."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url.replace(CLUSTER, "redis://", 1)
+        self.timeout = timeout
+        self._pools: dict[Address, ConnectionPool] = {}
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Address, Pipeline]] = WeakKeyDictionary()
+        try:
+            settings = ConnectionPool.from_url(self._url).connection_kwargs
+        except ValueError:
+            raise SettingsError("backends.admission: expected redis://HOST:PORT, rediss:// or redis+cluster://") from None
+        # Unix sockets have a path; they are never part of a cluster.
+        self.first: Address = (settings.get("host", settings.get("path", "localhost")), settings.get("port", 6379))
+
+    def run(self, flow: Flow[R]) -> R:
+        """Drive a flow in this thread."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    result = self._do(step)
+                except (StoreUnavailable, RedisError, OSError) as error:
+                    step = flow.throw(_ours(error))
+                else:
+                    step = flow.send(result)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+
+    async def arun(self, flow: Flow[R]) -> R:
+        """Drive a flow on this event loop."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    result = await self._ado(step)
+                except (StoreUnavailable, RedisError, OSError) as error:
+                    step = flow.throw(_ours(error))
+                else:
+                    step = flow.send(result)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+
+    def _do(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            return self._exchange(*step)
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        return step.work()
+
+    async def _ado(self, step: Step) -> Any:
+        if isinstance(step, Send):
+            return await self.pipeline(step.node).send(step.commands)
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        return await asyncio.to_thread(step.work)
+
+    def _exchange(self, node: Address, commands: Sequence[Command]) -> list[Any]:
+        pool = self._pool(node)
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [_reply(connection) for _ in commands]
+        except BaseException:
+            connection.disconnect()  # replies that nobody reads must not answer the next caller
+            raise
+        finally:
+            pool.release(connection)
+
+    def _pool(self, node: Address) -> ConnectionPool:
+        pool = self._pools.get(node)
+        if pool is None:
+            pool = ConnectionPool.from_url(
+                self._url,
+                socket_timeout=self.timeout,
+                socket_connect_timeout=self.timeout,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+            )
+            _aim(pool, node)
+            pool = self._pools.setdefault(node, pool)
+        return pool
+
+    def pipeline(self, node: Address) -> Pipeline:
+        """The running loop's pipeline to a node."""
+        loop = asyncio.get_running_loop()
+        pipelines = self._loops.get(loop)
+        if pipelines is None:
+            pipelines = self._loops[loop] = {}
+        found = pipelines.get(node)
+        if found is None:
+            pool = AsyncConnectionPool.from_url(
+                self._url,
+                socket_timeout=None,  # one timeout is set around the whole exchange
+                socket_connect_timeout=None,
+                retry=AsyncRetry(NoBackoff(), 0),
+                protocol=2,
+            )
+            _aim(pool, node)
+            found = pipelines[node] = Pipeline(pool, self.timeout)
+        return found
+
+    def close(self) -> None:
+        """Close the connections of threads; those of a loop are closed in it, by `aclose`."""
+        for pool in self._pools.values():
+            pool.disconnect()
+        self._pools.clear()
+
+    async def aclose(self) -> None:
+        """Close the connections of threads and of the running loop."""
+        self.close()
+        for pipeline in self._loops.pop(asyncio.get_running_loop(), {}).values():
+            await pipeline.aclose()
+
+
+class Pipeline:
+    """One node's connections in one event loop. What is sent in one tick goes out together."""
+
+    def __init__(self, pool: AsyncConnectionPool, timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._waiting: deque[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = deque()
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._starting = False
+
+    def send(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """The replies to commands that no others come between."""
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((commands, future))
+        if not self._starting and len(self._lanes) < LANES:
+            self._starting = True
+            lane = asyncio.create_task(self._run())
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
+        return future
+
+    async def _run(self) -> None:
+        self._starting = False
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._exchange(batch)
+            except (RedisError, OSError, TimeoutError) as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(_ours(error))
+            except BaseException:
+                for _, future in batch:
+                    future.cancel()
+                raise
+
+    async def _exchange(self, batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
+        connection = await self._pool.get_connection()
+        whole = False
+        try:
+            packed = connection.pack_commands(command for commands, _ in batch for command in commands)
+            await connection.send_packed_command(packed, check_health=False)
+            for commands, future in batch:
+                replies = [await _areply(connection) for _ in commands]
+                if not future.done():
+                    future.set_result(replies)
+            whole = True
+        finally:
+            if not whole:  # replies that nobody reads must not answer the next caller
+                await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+
+    async def aclose(self) -> None:
+        for lane in list(self._lanes):
+            await asyncio.wait([lane])
+        await self._pool.disconnect()
+
+
+def _aim(pool: Any, node: Address) -> None:
+    if "path" not in pool.connection_kwargs:
+        pool.connection_kwargs["host"], pool.connection_kwargs["port"] = node
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+async def _areply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+def _ours(error: BaseException) -> StoreUnavailable:
+    return error if isinstance(error, StoreUnavailable) else unavailable(error)
+
+
+
