@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from tenant_middleware.errors import SealError
-
-if TYPE_CHECKING:
-    from tenant_middleware.tenancy import Tenancy
+from tenant_middleware.isolation.cache import ExactCache
 
 State = Literal["sealed", "absent", "not_sealable"]
 
@@ -36,6 +34,13 @@ class LayerReport:
     detail: str = ""
 
 
+class KeepsCaches(Protocol):
+    """What a Tenancy gives to sealers: the exact cache that takes the place of a framework's own."""
+
+    @property
+    def exact_cache(self) -> ExactCache: ...
+
+
 class Sealer(Protocol):
     """Closes the cache layers of one framework.
 
@@ -45,7 +50,7 @@ class Sealer(Protocol):
 
     @property
     def framework(self) -> str: ...
-    def seal(self, tenancy: Tenancy) -> list[LayerReport]: ...
+    def seal(self, tenancy: KeepsCaches) -> list[LayerReport]: ...
     def check(self) -> None: ...
     def unseal(self) -> None: ...
 
@@ -59,7 +64,7 @@ def register(sealer: Sealer) -> None:
     _sealers[sealer.framework] = sealer
 
 
-def seal_all(tenancy: Tenancy, *, strict: bool = True) -> list[LayerReport]:
+def seal_all(tenancy: KeepsCaches, *, strict: bool = True) -> list[LayerReport]:
     """Seal every layer of every loaded framework; raises SealError for what stays open unless told not to."""
     reports: list[LayerReport] = []
     for framework in (name for name in ADAPTERS if name in sys.modules):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import InvalidInput, SealError, missing_extra
 from tenant_middleware.isolation import seal
-from tenant_middleware.isolation.seal import LayerReport
+from tenant_middleware.isolation.seal import KeepsCaches, LayerReport
 from tenant_middleware.keys import tag
 from tenant_middleware.langchain.cache import TenantCache
 
@@ -21,8 +21,6 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from langchain_core.caches import BaseCache
-
-    from tenant_middleware.tenancy import Tenancy
 
 _MARK = "__tenant_middleware_sealed__"
 
@@ -36,7 +34,7 @@ class LlmCacheSealer:
         self._before: BaseCache | None = None
         self._replaced = False
 
-    def seal(self, tenancy: Tenancy) -> list[LayerReport]:
+    def seal(self, tenancy: KeepsCaches) -> list[LayerReport]:
         found = get_llm_cache()
         if found is None:
             return [LayerReport(self.framework, "global LLM cache", "absent", "no cache is set")]
@@ -67,7 +65,7 @@ class NodeCacheSealer:
     def __init__(self) -> None:
         self._undo: list[tuple[type[Any], str, Any]] = []
 
-    def seal(self, tenancy: Tenancy) -> list[LayerReport]:
+    def seal(self, tenancy: KeepsCaches) -> list[LayerReport]:
         kinds: list[type[Any]] = list(_kinds(NodeCache))
         for kind in kinds:
             self._wrap(kind)
