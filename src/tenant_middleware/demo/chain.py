@@ -14,6 +14,7 @@ from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.state import CompiledStateGraph
 
 from tenant_middleware.langchain import (
     GuardInput,
@@ -43,16 +44,18 @@ class Turn(MessagesState):
 
     sources: list[str]
     hit: bool
+    distance: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for a question."""
+    """What came back for a question; `distance` of a hit is that of the two questions."""
 
     question: str
     text: str
     sources: list[str]
     hit: bool
+    distance: float | None
     remembered: int
 
 
@@ -71,7 +74,8 @@ class Assistant:
             | {"answer": PROMPT | self._speaker(stop) | StrOutputParser(), "sources": RunnableLambda(_sources)}
         )
         self.answer = cached(answer, cache=tenancy.cache, embedding=embedding, question="question")
-        self.chain = GuardInput(tenancy.guard) | _conversation(self.answer, TenantCheckpointSaver(self.saver))
+        self.conversation = _conversation(self.answer, TenantCheckpointSaver(self.saver))
+        self.chain = GuardInput(tenancy.guard) | self.conversation
 
     def _speaker(self, stop: Sequence[str]) -> Runnable[Any, Any]:
         return self.model.bind(stop=list(stop)) if stop else self.model
@@ -80,20 +84,24 @@ class Assistant:
         """Ask for the tenant in context; `thread` is its own, whatever other tenants call theirs."""
         turn = self.chain.invoke({"messages": [HumanMessage(question)]}, {"configurable": {"thread_id": thread}})
         said = turn["messages"]
-        return Answer(question, said[-1].text, turn["sources"], turn["hit"], len(said) - 2)
+        return Answer(question, said[-1].text, turn["sources"], turn["hit"], turn["distance"], len(said) - 2)
 
 
-def _conversation(answer: CachedRunnable, saver: TenantCheckpointSaver) -> Runnable[Any, Any]:
+def _conversation(answer: CachedRunnable, saver: TenantCheckpointSaver) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Memory around the cache: earlier messages of a thread are part of what must be equal for a hit."""
 
     def reply(turn: Turn) -> dict[str, Any]:
         *before, asked = turn["messages"]
         given = answer.answer({"question": asked.text, "history": before[-_REMEMBERED:]})
-        said = given.value
-        return {"messages": [AIMessage(said["answer"].strip())], "sources": said["sources"], "hit": given.hit}
+        return {
+            "messages": [AIMessage(given.value["answer"].strip())],
+            "sources": given.value["sources"],
+            "hit": given.hit,
+            "distance": given.distance,
+        }
 
     graph = StateGraph(Turn)
-    graph.add_node("reply", reply)
+    graph.add_node("reply", RunnableLambda(reply))
     graph.add_edge(START, "reply")
     graph.add_edge("reply", END)
     return graph.compile(checkpointer=saver)
