@@ -31,20 +31,22 @@ MAX_DEPTH = 16
 class Place:
     """Where one tenant's records lie under one kind of isolation.
 
-    `namespace` is the tenant's partition, `index` the name of its own index where the alphabet is narrow; `stamp` is
-    written into each record and checked on each one read.
+    `namespace` is the tenant's partition; `stamp` is written into each record and checked on each one read.
     """
 
     tenant: Tenant
     isolation: Isolation
     stamp: str
     namespace: str
-    index: str
 
     @property
     def shared(self) -> bool:
         """Whether other tenants' records lie here too, so that every search needs the tenant's condition."""
         return self.isolation == "filter"
+
+    def own_index(self, template: str) -> str:
+        """The name of the tenant's own index beside a named one: a digest, since index names allow little."""
+        return f"{keys.PREFIX}-{keys.digest(self.tenant, 'silo', template)}"
 
     def key(self, record_id: str) -> str:
         """The scoped id under which the store keeps a record."""
@@ -54,9 +56,7 @@ class Place:
 @lru_cache(maxsize=8192)
 def place_of(tenant: Tenant, isolation: Isolation) -> Place:
     """The one place of a tenant under one kind of isolation."""
-    return Place(
-        tenant, isolation, keys.tag(tenant), keys.namespace(tenant), f"{keys.PREFIX}-{keys.digest(tenant, 'silo')}"
-    )
+    return Place(tenant, isolation, keys.tag(tenant), keys.namespace(tenant))
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,3 +51,23 @@ class Residents:
 
 RESIDENTS = Residents()
 """The process's own: in-memory backends and adapters register here when they are made."""
+
+
+class Seat:
+    """Who sits at a program that serves one tenant at a time, such as a notebook; leaving clears what was theirs."""
+
+    def __init__(self, residents: Residents = RESIDENTS) -> None:
+        self._residents = residents
+        self.tenant: Tenant | None = None
+
+    def switch(self, to: Tenant | None) -> list[Cleared]:
+        """Seat another tenant, or nobody; says what was cleared of the one who left. The same one again clears nothing.
+
+        Raises TenantMismatch inside a scope.
+        """
+        left = self.tenant
+        if left == to:
+            return []
+        cleared = self._residents.leave(left) if left is not None else []
+        self.tenant = to
+        return cleared

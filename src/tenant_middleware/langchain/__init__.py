@@ -10,12 +10,16 @@ from tenant_middleware.langchain.guard import GuardInput
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.langchain.model import TenantChatModel
 from tenant_middleware.langchain.retriever import TenantRetriever
+from tenant_middleware.langchain.sealed import LlmCacheSealer, NodeCacheSealer
 from tenant_middleware.langchain.semantic import cached
+from tenant_middleware.langchain.store import TenantStore
 from tenant_middleware.langchain.tools import TenantTool, tenant_tool
 from tenant_middleware.langchain.vectors import TenantVectorStore
 
 __all__ = [
     "GuardInput",
+    "LlmCacheSealer",
+    "NodeCacheSealer",
     "RunCaps",
     "TenantAgentMiddleware",
     "TenantCache",
@@ -23,6 +27,7 @@ __all__ = [
     "TenantCheckpointSaver",
     "TenantEmbeddings",
     "TenantRetriever",
+    "TenantStore",
     "TenantTool",
     "TenantVectorStore",
     "cached",

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapp
 from threading import Lock
 from typing import Any, cast
 
-from tenant_middleware.context import current_tenant, pin
+from tenant_middleware.context import current_tenant, pin, scope
 from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach, TenantMismatch, missing_extra
+from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.keys import tag
 from tenant_middleware.langchain.threads import STAMP, Threads
 from tenant_middleware.tenant import Tenant
@@ -26,6 +27,7 @@ try:
         CheckpointTuple,
         DeltaChannelHistory,
     )
+    from langgraph.checkpoint.memory import InMemorySaver
 except ImportError as error:
     raise missing_extra("langchain", __name__) from error
 
@@ -46,6 +48,8 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
         self.inner = inner
         self.serde = inner.serde
         self._seen = _Owners(_REMEMBERED_CHECKPOINTS)
+        if isinstance(inner, InMemorySaver):
+            RESIDENTS.register(self)
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -210,6 +214,11 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
         for name in names:
             await self.adelete_thread(name)
         return len(names)
+
+    def leave(self, tenant: Tenant) -> int:
+        """Drop the tenant's threads from this process; savers with a database aren't asked."""
+        with scope(tenant):
+            return self.clear_tenant()
 
     def _admit(self, config: RunnableConfig, checkpoint_id: str | None) -> Threads:
         tenant, threads = _now()

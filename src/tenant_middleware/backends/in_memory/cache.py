@@ -22,6 +22,7 @@ from tenant_middleware.isolation.cache import (
     unstamped,
 )
 from tenant_middleware.isolation.matching import compatible
+from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.tenant import Tenant
 
 
@@ -62,6 +63,7 @@ class InMemoryExactCache:
         self._lock = threading.Lock()
         self._tenants: dict[str, OrderedDict[str, _Value]] = {}
         self._seen: Counter[tuple[str, bool]] = Counter()
+        RESIDENTS.register(self)
 
     def rules_for(self, tenant: Tenant) -> CacheRules:
         return self._rules(tenant)
@@ -96,6 +98,10 @@ class InMemoryExactCache:
             keys = list(self._tenants.get(tenant.id, ()))
             live = sum(self._fresh(tenant, key, rules, touch=False) is not None for key in keys)
             return CacheCount(live, self._seen[tenant.id, True], self._seen[tenant.id, False])
+
+    def leave(self, tenant: Tenant) -> int:
+        """Drop the tenant's entries from this process."""
+        return self.clear(tenant)
 
     async def alookup(self, tenant: Tenant, key: str) -> str | None:
         return self.lookup(tenant, key)
@@ -150,6 +156,7 @@ class InMemorySemanticCache:
         self._tenants: dict[str, OrderedDict[tuple[str, str], _Entry]] = {}
         self._buckets: dict[tuple[str, str], dict[str, _Entry]] = {}
         self._seen: Counter[tuple[str, bool]] = Counter()
+        RESIDENTS.register(self)
 
     @property
     def versions(self) -> KnowledgeVersions:
@@ -194,6 +201,10 @@ class InMemorySemanticCache:
             self._forget_old(tenant, self._rules(tenant))
             entries = len(self._tenants.get(tenant.id, ()))
             return CacheCount(entries, self._seen[tenant.id, True], self._seen[tenant.id, False])
+
+    def leave(self, tenant: Tenant) -> int:
+        """Drop the tenant's answers from this process."""
+        return self.invalidate(tenant)
 
     async def alookup(self, tenant: Tenant, question: Question) -> Lookup:
         return self._lookup(tenant, question, await self._versions.acurrent(tenant))

@@ -18,6 +18,7 @@ from tenant_middleware.isolation.history import (
     surplus,
     to_json,
 )
+from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.tenant import Tenant
 
 
@@ -35,6 +36,7 @@ class InMemoryHistory:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._tenants: dict[str, dict[str, _Session]] = {}
+        RESIDENTS.register(self)
 
     def append(self, tenant: Tenant, session: str, messages: Sequence[Message]) -> int:
         added = [from_json(to_json(message)) for message in check_messages(messages)]  # later mutation stays outside
@@ -100,6 +102,10 @@ class InMemoryHistory:
         with self._lock:
             sessions = self._live(tenant)
             return HistoryCount(len(sessions), sum(len(entry.messages) for entry in sessions.values()))
+
+    def leave(self, tenant: Tenant) -> int:
+        """Drop the tenant's conversations from this process."""
+        return self.clear_tenant(tenant)
 
     async def aappend(self, tenant: Tenant, session: str, messages: Sequence[Message]) -> int:
         return self.append(tenant, session, messages)
