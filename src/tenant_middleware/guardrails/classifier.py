@@ -76,7 +76,7 @@ class GreyBand:
             score = self.classifier.score(_joined(segments), tenant)
         except TimeoutError:
             return at_least(verdict, self.on_timeout, "classifier-timeout")
-        except Exception:  # a failure of any kind has the configured verdict
+        except Exception:  # noqa: BLE001  a failure of any kind has the configured verdict
             return at_least(verdict, self.on_error, "classifier-error")
         return self._decided(verdict, score)
 
@@ -93,7 +93,7 @@ class GreyBand:
                     score = await asyncio.to_thread(self.classifier.score, text, tenant)
         except TimeoutError:
             return at_least(verdict, self.on_timeout, "classifier-timeout")
-        except Exception:  # a failure of any kind has the configured verdict
+        except Exception:  # noqa: BLE001  a failure of any kind has the configured verdict
             return at_least(verdict, self.on_error, "classifier-error")
         return self._decided(verdict, score)
 

@@ -78,7 +78,8 @@ def _base64(run: str) -> bytes:
 
 def _base32(run: str) -> bytes:
     run = re.sub(r"\s", "", run).rstrip("=").upper()
-    return base64.b32decode(run[: len(run) - (len(run) % 8 in (1, 3, 6))] + "=" * (-len(run) % 8))
+    run = run[: len(run) - (len(run) % 8 in (1, 3, 6))]
+    return base64.b32decode(run + "=" * (-len(run) % 8))
 
 
 def _base85(run: str) -> bytes:

@@ -92,12 +92,12 @@ def _leet(folded: str) -> Iterator[tuple[str, str]]:
         nonlocal changed
         token = match.group()
         letters = sum(c.isalpha() for c in token)
-        if letters in (0, len(token)) or letters * 2 < len(token):
+        if letters in (0, len(token)) or letters * 4 < len(token):
             return token
         changed += 1
         return token.translate(table)
 
-    for table in (_LEET, _LEET_L):
+    for table in (_LEET, _LEET_L):  # noqa: B007  read by `plain`
         reading = _LEET_TOKEN.sub(plain, folded)
         if changed < 2:
             return
@@ -106,7 +106,7 @@ def _leet(folded: str) -> Iterator[tuple[str, str]]:
 
 def _unspaced(run: str, book: Rulebook) -> str:
     """Letters closed up again; wider gaps are word gaps, and without any the words are found by the lexicon."""
-    if _GAPS.search(run) and not _GAPS.search(run).group() == run[1:3]:  # type: ignore[union-attr]  # searched before
+    if _GAPS.search(run) and _GAPS.search(run).group() != run[1:3]:  # type: ignore[union-attr]  # searched before
         return " ".join(_FILLER.sub("", word) for word in _GAPS.split(run))
     closed = _FILLER.sub("", run)
     return segmented(closed.lower(), book) if len(closed) > 9 else closed

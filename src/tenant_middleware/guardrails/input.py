@@ -78,11 +78,16 @@ def judge(
     book: Rulebook, segments: Sequence[Segment], registry: Registry, tenant_id: str | None, thresholds: Thresholds
 ) -> Verdict:
     """The verdict of the rules alone, before any mode."""
-    scans = [(i, scan_text(book, s.text, registry, tenant_id, s.source)) for i, s in enumerate(segments)]
+    scans: list[tuple[int, Scan]] = []
+    context = 0
+    for i, s in enumerate(segments):
+        scan = scan_text(book, s.text, registry, tenant_id, s.source, context)
+        scans.append((i, scan))
+        context |= scan.seen & book.topics if s.source == "user" else 0
     turns = [(i, s.text) for i, s in enumerate(segments) if s.source == "user"]
     for index, text in conversation(turns):
         scans.append(
-            (index, scan_text(book, text, registry, tenant_id, "user").without_spans(len(segments[index].text)))
+            (index, scan_text(book, text, registry, tenant_id, "user", context).without_spans(len(segments[index].text)))
         )
     return _verdict(scans, thresholds)
 

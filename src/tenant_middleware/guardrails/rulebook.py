@@ -87,6 +87,7 @@ class Rulebook:
     rules: tuple[Rule, ...]
     mitigations: tuple[Mitigation, ...]
     verbs: int
+    topics: int
     words: frozenset[str]
     longest_word: int
     memo: dict[tuple[int, str], tuple[Rule, ...]] = field(default_factory=dict)
@@ -106,7 +107,7 @@ def _documents(folder: Traversable) -> Iterable[tuple[str, dict[str, Any]]]:
         if entry.is_dir():
             yield from _documents(entry)
         elif entry.name.endswith(".yaml"):
-            yield entry.name, yaml.load(entry.read_text("utf-8"), _LOADER)
+            yield entry.name, yaml.load(entry.read_text("utf-8"), _LOADER)  # noqa: S506  a safe loader
 
 
 def compile_rules(documents: Iterable[tuple[str, Mapping[str, Any]]], engine: Engine = "auto") -> Rulebook:
@@ -162,18 +163,23 @@ class _Draft:
             patterns=pattern_set([p["pattern"] for p in self.patterns], engine),
             pattern_masks=tuple(self._mask(bits, p["gives"], "pattern") for p in self.patterns),
             joins=tuple(self._join(bits, j) for j in self.joins),
-            counts=tuple(Count(bits[c["gives"]], self._mask(bits, c["of"], "count"), c["at_least"]) for c in self.counts),
+            counts=tuple(
+                Count(bits[c["gives"]], self._mask(bits, c["of"], "count"), c["at_least"]) for c in self.counts
+            ),
             rules=tuple(self._rules(bits)),
             mitigations=tuple(self._mitigation(bits, m) for m in self.mitigations),
             verbs=self._mask(bits, self.groups.get("verbs", ()), "verbs"),
+            topics=sum({self._mask(bits, m["when"], m["id"]) for m in self.mitigations if m.get("scope") == "text"}),
             words=words,
             longest_word=max(map(len, words), default=1),
         )
 
     def _bits(self) -> dict[str, int]:
         names = {c for categories in self.terms.values() for c in categories}
-        names |= {g for p in self.patterns for g in _names(p["gives"])} | {j["gives"] for j in [*self.joins, *self.counts]}
-        names |= {"own", "foreign", "named", "named_org", "directive"}
+        names |= {g for p in self.patterns for g in _names(p["gives"])} | {
+            j["gives"] for j in [*self.joins, *self.counts]
+        }
+        names |= {"own", "foreign", "genitive", "named", "named_org", "proper", "directive"}
         return {name: 1 << number for number, name in enumerate(sorted(names))}
 
     def _mask(self, bits: Mapping[str, int], written: object, where: str) -> int:

@@ -23,6 +23,7 @@ class Scan:
     rules: tuple[str, ...] = ()
     spans: tuple[tuple[int, int, str], ...] = ()
     truncated: bool = False
+    seen: int = 0
 
     def without_spans(self, length: int) -> Scan:
         """The same with one span over the whole text: for texts that were put together and have no place of their own."""
@@ -32,30 +33,38 @@ class Scan:
 NOTHING = Scan()
 
 
-def scan_text(book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str = "user") -> Scan:
-    """The strongest finding over all windows and views; the system's own text is trusted and not scanned."""
+def scan_text(
+    book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str = "user", context: int = 0
+) -> Scan:
+    """The strongest finding over all windows and views; the system's own text is trusted and not scanned.
+
+    `context` are categories seen earlier in the conversation: a flat that was let two turns ago still is one.
+    """
     if source == "system" or not text:
         return NOTHING
     parts, truncated = windows(text)
-    best = NOTHING
+    best, seen = NOTHING, 0
     for offset, part in parts:
-        found = _window(book, part, registry, tenant_id, source)
+        found = _window(book, part, registry, tenant_id, source, context)
+        seen |= found.seen
         if found.score > best.score:
             best = replace(found, spans=tuple((s + offset, e + offset, r) for s, e, r in found.spans))
-    return replace(best, truncated=True) if truncated else best
+    return replace(best, truncated=truncated, seen=seen)
 
 
-def _window(book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str) -> Scan:
+def _window(
+    book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str, context: int
+) -> Scan:
     plain = plain_view(text)
-    seen, findings = score_text(book, plain.text, registry, tenant_id, source, text)
+    seen, findings = score_text(book, plain.text, registry, tenant_id, source, text, context)
     best = _scan(plain, findings)
     for view in hidden_views(text, plain, seen, book):
-        _, hidden = score_text(book, view.text, registry, tenant_id, source)
+        _, hidden = score_text(book, view.text, registry, tenant_id, source, "", context)
         found = _scan(view, hidden)
         if found.score > best.score + 0.05:
             score = min(found.score * (1.0 if view.kind in _WEAK else _HIDDEN), _TOP)
             best = replace(found, score=score, rules=(*found.rules, f"hidden-{view.kind}"))
-    return best
+    return replace(best, seen=seen)
 
 
 def _scan(view: View, findings: list[Finding]) -> Scan:
