@@ -26,6 +26,7 @@ _tokens = _meter.create_counter(
 )
 _cost = _meter.create_counter("tenant.model.cost", unit="nUSD", description="Nano-dollars of settled model calls")
 _refusals = _meter.create_counter("tenant.refusals", description="Calls refused, by rule")
+_outages = _meter.create_counter("tenant.store.outages", description="Times a shared store was given up for a while")
 _queue_wait = _meter.create_histogram("tenant.queue.wait", unit="s", description="Wait for a slot")
 
 
@@ -65,6 +66,11 @@ def settled(row: SettledCall) -> None:
     _tokens.add(row.completion_tokens, {**attributes, "gen_ai.token.type": "output"})
     _cost.add(row.cost_nano, attributes)
     _queue_wait.record(row.queue_wait, {TENANT: row.tenant_id})
+
+
+def store_down(store: str) -> None:
+    """Count an outage of a shared store; what the policy says for it happens from now on."""
+    _outages.add(1, {"store": store})
 
 
 def refused(tenant: Tenant, model: str, error: BaseException) -> None:

@@ -102,15 +102,16 @@ class Account:
         """Refill, expire and turn the period as time has passed; a clock that went back refills nothing."""
         if limits is not self.limits and limits != self.limits:
             self.apply(limits)
-        elapsed = now - self.at
-        self.at = now
-        if elapsed > 0:
-            level = self.requests + elapsed * self.request_rate
-            self.requests = level if level < self.request_cap else self.request_cap
-            level = self.tokens + elapsed * self.token_rate
-            self.tokens = level if level < self.token_cap else self.token_cap
+        self.refill(now)
         if now >= self.quiet_until or limits.period != self.books.span.kind:
             self._turn(now, limits)
+
+    def refill(self, now: float) -> None:
+        """What time has added to the buckets."""
+        elapsed = max(now - self.at, 0.0)
+        self.requests = min(self.requests + elapsed * self.request_rate, self.request_cap)
+        self.tokens = min(self.tokens + elapsed * self.token_rate, self.token_cap)
+        self.at = now
 
     def _turn(self, now: float, limits: Limits) -> None:
         """Expire the reservations whose worker fell silent (no slot any more, but charged in full), and the period."""
@@ -124,7 +125,10 @@ class Account:
             self.grown.pop(oldest, None)
         span = self.books.span
         if now >= span.end or span.kind != limits.period:
-            self.books = Books(span_at(now, limits.period))
+            closed, self.books = self.books, Books(span_at(now, limits.period))
+            for call_id in [call_id for call_id, held in self.lost.items() if held.books is not closed]:
+                del self.lost[call_id]
+                self.grown.pop(call_id, None)
         self._age_markers(now)
         expiries = (held.expires_at for held in self.held.values())
         self.quiet_until = min(self.books.span.end, self.done_since + self.marker_ttl, min(expiries, default=inf))
@@ -237,16 +241,16 @@ class Account:
         least = ask.fixed_nano + ask.min_output * ask.output_nano
         charged, limit = books.spent + books.lost, self.limits.budget_nano or 0
         if charged + least > self.budget:
-            return Denied("budget", limit, charged, None, books.span.end, least > self.budget)
+            return Denied("budget", limit, charged, None, self.books.span.end, least > self.budget)
         if output < ask.min_output or least > self.budget - charged - books.reserved:
-            return Denied("budget_busy", limit, charged + books.reserved, BUSY_RETRY, books.span.end)
+            return Denied("budget_busy", limit, charged + books.reserved, BUSY_RETRY, self.books.span.end)
         need = min(ask.prompt_tokens + output, self.token_cap)
         return self._rate("tpm", self.limits.tpm or 0, self.tokens, need, self.token_rate)
 
     def settle(self, call_id: str, held: Held, tokens: int, nano: int) -> None:
         """Swap a live hold for the truth, in the period it was taken in.
 
-        Needs no time: what comes back to a bucket is cut to its size at the next refill.
+        Needs no time: what comes back to a bucket is cut to its size at the next refill. A debt does, see `refill`.
         """
         del self.held[call_id]
         books = held.books
@@ -283,14 +287,9 @@ class Account:
         return call_id in self.done or call_id in self.done_before
 
     def _age_markers(self, now: float) -> None:
-        """Forget settled ids after one to two `marker_ttl`; lost reservations go with the period that charges them."""
-        if -self.marker_ttl < now - self.done_since < self.marker_ttl:
-            return
-        self.done_before, self.done, self.done_since = self.done, set(), now
-        for call_id in [call_id for call_id, held in self.lost.items() if held.books is not self.books]:
-            if now - self.lost[call_id].expires_at > self.marker_ttl:
-                del self.lost[call_id]
-                self.grown.pop(call_id, None)
+        """Forget settled ids after one to two `marker_ttl`."""
+        if not -self.marker_ttl < now - self.done_since < self.marker_ttl:
+            self.done_before, self.done, self.done_since = self.done, set(), now
 
     def idle(self, now: float) -> bool:
         """Whether forgetting this account changes no later answer."""

@@ -62,6 +62,8 @@ class InMemoryAdmission:
                 return self._settle_late(settlement)
             if row is not None and self._outbox is not None:
                 self._outbox(row)  # when it refuses, nothing is settled yet and a retry starts clean
+            if tokens > held.tokens:  # a bucket that ran over meanwhile must not pay for the debt
+                account.refill(self._time())
             account.settle(call_id, held, tokens, nano)
             return True
 

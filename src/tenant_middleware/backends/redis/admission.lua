@@ -22,6 +22,9 @@ local a = {}
 
 local function text(x) return string.format('%.17g', x) end
 
+-- A tenant that calls no more is forgotten a day after its period; the ledger knows what it spent.
+local function keep(key, period_end) call('EXPIRE', key, math.max(math.ceil(period_end - now), 0) + DAY) end
+
 local function read()
   local v = call('HMGET', A, unpack(NAMES))
   for i = 5, 12 do v[i] = tonumber(v[i]) or 0 end
@@ -51,7 +54,7 @@ local function expire()
     if held.e <= now then
       call('HDEL', H, all[i])
       call('HSET', L, all[i], all[i + 1])
-      call('EXPIREAT', L, math.ceil(a.pe + DAY))
+      keep(L, a.pe)
       book(held, 'rs', -held.m)
       book(held, 'ls', held.m)
       a.n = a.n - 1
@@ -76,8 +79,8 @@ local function turn()
   end
   call('HSET', A, 'pk', kind, 'ps', text(start), 'pe', text(stop), 'pp', text(a.ps))
   a.pk, a.ps, a.pe = kind, start, stop
-  call('EXPIREAT', A, math.ceil(stop + DAY))
-  call('EXPIREAT', H, math.ceil(stop + DAY))
+  keep(A, stop)
+  keep(H, stop)
   write()
 end
 
@@ -89,14 +92,12 @@ local function bring()
     if now < start or now >= stop then return { 'P', text(now) } end
     return { 'U', text(now) }
   end
-  if now >= a.pe then
-    if now < start or now >= stop then return { 'P', text(now) } end
-    turn()
-  end
+  if now >= a.pe and (now < start or now >= stop) then return { 'P', text(now) } end
   if a.nx > 0 and now >= a.nx then
     expire()
     write()
   end
+  if now >= a.pe then turn() end
 end
 
 local rate_r, cap_r, rate_t, cap_t, limit_t, most, budget
@@ -115,8 +116,8 @@ end
 local function refill()
   -- A bucket that was never used, or unlimited until now, is full; 'inf' survives as text.
   if a.at == 0 then a.rq, a.tk = cap_r, cap_t end
-  local passed = math.max(now - a.at, 0)
-  if a.at == 0 then passed = 0 end
+  local passed = a.at == 0 and 0 or math.max(now - a.at, 0)
+  a.back = now < a.at
   a.rq = cap_r == INF and INF or math.min(a.rq + passed * rate_r, cap_r)
   a.tk = cap_t == INF and INF or math.min(a.tk + passed * rate_t, cap_t)
   a.at = now
@@ -145,16 +146,26 @@ local function rate(rule, limit, level, need, per_second)
   return denied(rule, limit, limit - math.floor(level), (need - level) / per_second + 0.001)
 end
 
-local function no_money(least)
-  local charged = a.sp + a.ls
+-- The money of the period that a reservation was taken in.
+local function money(held)
+  if held.k ~= a.pk or held.p ~= a.ps then
+    local p = text(held.p)
+    local v = call('HMGET', A, 'sp:' .. p, 'rs:' .. p, 'ls:' .. p)
+    if v[1] then return { sp = tonumber(v[1]), rs = tonumber(v[2]), ls = tonumber(v[3]) } end
+  end
+  return a
+end
+
+local function no_money(least, m)
+  local charged = m.sp + m.ls
   if charged + least > budget then return denied('budget', budget, charged, nil, a.pe, least > budget) end
-  return denied('budget_busy', budget, charged + a.rs, BUSY, a.pe)
+  return denied('budget_busy', budget, charged + m.rs, BUSY, a.pe)
 end
 
 -- The output that the budget pays for, at most `wanted`; -1 when it doesn't pay for the fixed part.
-local function affordable(wanted, fixed, per_token)
+local function affordable(wanted, fixed, per_token, m)
   if wanted == 0 and fixed == 0 then return 0 end
-  local room = budget - a.sp - a.ls - a.rs
+  local room = budget - m.sp - m.ls - m.rs
   if fixed + wanted * per_token <= room then return wanted end
   if per_token == 0 or room < fixed then return -1 end
   return math.floor((room - fixed) / per_token)
@@ -184,14 +195,14 @@ function OP.reserve()
     return granted(held.w, held.t, held.m, held.e)
   end
   if is_done() or call('HEXISTS', L, id) == 1 then return denied('replayed', 0, 0) end
-  local output = affordable(wanted, fixed, per_token)
+  local output = affordable(wanted, fixed, per_token, a)
   local tokens = prompt + math.max(output, least)
   local cheapest = fixed + least * per_token
   -- First what no short wait helps against, so that nobody waits in vain.
   if tokens > limit_t then
     answer = denied('tpm', limit_t, tokens, nil, nil, true)
   elseif a.sp + a.ls + cheapest > budget then
-    answer = no_money(cheapest)
+    answer = no_money(cheapest, a)
   elseif a.rq < 1 then
     answer = rate('rpm', tonumber(ARGV[7]), a.rq, 1, rate_r)
   elseif a.tk < math.min(tokens, cap_t) then
@@ -199,15 +210,18 @@ function OP.reserve()
   elseif a.n >= most then
     answer = denied('concurrency', most, a.n, BUSY)
   elseif output < least then
-    answer = no_money(cheapest)
+    answer = no_money(cheapest, a)
   end
-  if answer then return answer end
+  if answer then
+    if a.back then write() end -- a clock that was set back counts on from there
+    return answer
+  end
   local nano, expires = fixed + output * per_token, now + ttl
   a.rq, a.tk, a.rs, a.n = a.rq - 1, a.tk - tokens, a.rs + nano, a.n + 1
   if a.nx == 0 or expires < a.nx then a.nx = expires end
   write()
   hold({ k = a.pk, p = a.ps, w = output, t = tokens, m = nano, e = expires, o = nonce })
-  if a.n == 1 then call('EXPIREAT', H, math.ceil(a.pe + DAY)) end
+  if a.n == 1 then keep(H, a.pe) end
   return granted(output, tokens, nano, expires)
 end
 
@@ -224,10 +238,11 @@ function OP.extend()
   end
   if not held then return denied(is_done() and 'replayed' or 'unknown_call', 0, 0) end
   if held.xo == nonce then return granted(held.xw, held.xt, held.xm, held.e) end
-  local output = affordable(wanted, fixed, per_token)
+  local m = money(held)
+  local output = affordable(wanted, fixed, per_token, m)
   local tokens, cheapest = prompt + output, fixed + least * per_token
   if output < least then
-    answer = no_money(cheapest)
+    answer = no_money(cheapest, m)
   elseif tokens > 0 and a.tk < math.min(tokens, cap_t) then
     answer = rate('tpm', limit_t, a.tk, math.min(tokens, cap_t), rate_t)
   end
@@ -249,13 +264,17 @@ function OP.extend()
   return granted(output, tokens, nano, held.e)
 end
 
--- ARGV 7: tokens and 8: nano-dollars really used; 9: seconds to keep the marker; 10: the row, or ''
+-- ARGV 7 to 11: the limits; then tokens and nano-dollars really used, seconds to keep the marker, the row or ''
 local function finish(tokens, nano)
   if is_done() then return { 'N' } end
   read()
   local held, field, hash = held_of(H), 'rs', H
   if not held then
     held, field, hash = held_of(L), 'ls', L
+  end
+  if a.pe then
+    limits(7)
+    refill() -- before a debt is taken: a bucket that ran over meanwhile must not pay for it
   end
   if held then
     call('HDEL', hash, id)
@@ -273,13 +292,13 @@ local function finish(tokens, nano)
   a.tk = a.tk - tokens
   -- Without an account this server has lost its memory: the row goes to the ledger, and the rebuilt account knows it.
   if a.pe then write() end
-  call('SET', D, '', 'EX', ARGV[9])
+  call('SET', D, '', 'EX', ARGV[14])
   return { held and 'Y' or 'L' }
 end
 
 function OP.settle()
-  local answer = finish(tonumber(ARGV[7]), tonumber(ARGV[8]))
-  if answer[1] ~= 'N' and answer[1] ~= 'P' and ARGV[10] ~= '' then call('XADD', S, '*', 'row', ARGV[10]) end
+  local answer = finish(tonumber(ARGV[12]), tonumber(ARGV[13]))
+  if answer[1] ~= 'N' and answer[1] ~= 'P' and ARGV[15] ~= '' then call('XADD', S, '*', 'row', ARGV[15]) end
   return answer
 end
 
@@ -305,7 +324,7 @@ function OP.seed()
   a.sp = math.max(a.sp, tonumber(ARGV[7]))
   a.pk, a.ps, a.pe = kind, start, stop
   call('HSET', A, 'run', RUN, 'pk', kind, 'ps', text(start), 'pe', text(stop))
-  call('EXPIREAT', A, math.ceil(stop + DAY))
+  keep(A, stop)
   write()
   return { 'Y' }
 end

@@ -14,14 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
+    BusyLoadingError,
     ClusterDownError,
     MovedError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.errors import SettingsError, StoreUnavailable
 
 R = TypeVar("R")
 Command = Sequence[Any]
@@ -117,30 +121,45 @@ def call(nodes: Nodes, script: Script, keys: Sequence[str], args: Sequence[str])
     raise StoreUnavailable("the cluster kept moving this tenant's slot", store="admission", retry_after=1.0)
 
 
-def commands(nodes: Nodes, key: str, sent: Sequence[Command]) -> Flow[list[Any]]:
-    """Plain commands on one tenant's keys, wherever its slot is now; the first error is raised."""
+def commands(nodes: Nodes, key: str, sent: Sequence[Command], *, allow: str = "\n") -> Flow[list[Any]]:
+    """Plain commands on one tenant's keys, wherever its slot is now.
+
+    The first error is raised, but those whose text begins with `allow` come back as replies.
+    """
     node, asking = nodes.of(key), False
     for _ in range(PATIENCE):
         replies = yield Send(node, [word for one in sent for word in ((("ASKING",), one) if asking else (one,))])
         if asking:
             replies = replies[1::2]
-        wrong = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        errors = (reply for reply in replies if isinstance(reply, Exception))
+        wrong = next((error for error in errors if not str(error).startswith(allow)), None)
         if wrong is None:
             return list(replies)
         node, asking = yield from _redirected(nodes, key, node, wrong)
     raise StoreUnavailable("the cluster kept moving this tenant's slot", store="admission", retry_after=1.0)
 
 
+def contact(nodes: Nodes) -> Flow[None]:
+    """The first contact: is the server there, and will it keep what it is told?"""
+    yield from _run_of(nodes, nodes.first)
+
+
 def _run_of(nodes: Nodes, node: Address) -> Flow[str]:
-    """The id of the server's run: another one after each restart."""
-    reply = (yield Send(node, [("INFO", "server")]))[0]
+    """The id of the server's run: another one after each restart. Refuses a server that throws keys away."""
+    reply = (yield Send(node, [("INFO",)]))[0]
     if isinstance(reply, Exception):
-        raise StoreUnavailable(f"Redis refused INFO ({type(reply).__name__})", store="admission")
-    for line in reply.decode().splitlines():
-        if line.startswith("run_id:"):
-            nodes.runs[node] = line.partition(":")[2].strip()
-            return nodes.runs[node]
-    raise StoreUnavailable("this server tells no run_id: is it a Redis?", store="admission")
+        raise unavailable(reply)
+    told: dict[str, str] = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+    policy, run = told.get("maxmemory_policy", "noeviction"), told.get("run_id")
+    if policy != "noeviction":
+        raise SettingsError(
+            f"backends.admission: this Redis has the maxmemory-policy {policy}, which may throw budgets away; "
+            "set noeviction, or use another Redis for caches"
+        )
+    if run is None:
+        raise StoreUnavailable("this server tells no run_id: is it a Redis?", store="admission")
+    nodes.runs[node] = run
+    return str(run)
 
 
 def _redirected(nodes: Nodes, key: str, node: Address, reply: Exception) -> Flow[tuple[Address, bool]]:
@@ -156,9 +175,21 @@ def _redirected(nodes: Nodes, key: str, node: Address, reply: Exception) -> Flow
     raise unavailable(reply)
 
 
+class Unreachable(StoreUnavailable):
+    """Redis is down, or `slow`: it didn't answer in time."""
+
+    def __init__(self, message: str, *, slow: bool) -> None:
+        super().__init__(message, store="admission", retry_after=1.0)
+        self.slow = slow
+
+
 def unavailable(error: BaseException) -> StoreUnavailable:
     """Ours for an error of the client or the server; its text may hold arguments, so only its kind is told."""
     kind = type(error).__name__
-    if isinstance(error, ResponseError) and str(error).startswith("OOM"):
-        kind = "out of memory: raise maxmemory"
-    return StoreUnavailable(f"limits and budgets in Redis can't be reached ({kind})", store="admission", retry_after=1.0)
+    refused = isinstance(error, ResponseError) and not isinstance(error, BusyLoadingError | ReadOnlyError)
+    if refused:
+        if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
+            kind = "out of memory: raise maxmemory"
+        return StoreUnavailable(f"Redis refused limits and budgets ({kind})", store="admission", retry_after=1.0)
+    slow = isinstance(error, TimeoutError | RedisTimeoutError)
+    return Unreachable(f"limits and budgets in Redis can't be reached ({kind})", slow=slow)

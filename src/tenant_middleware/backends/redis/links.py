@@ -45,7 +45,9 @@ class Links:
         try:
             settings = ConnectionPool.from_url(self._url).connection_kwargs
         except ValueError:
-            raise SettingsError("backends.admission: expected redis://HOST:PORT, rediss:// or redis+cluster://") from None
+            raise SettingsError(
+                "backends.admission: expected redis://HOST:PORT, rediss:// or redis+cluster://"
+            ) from None
         # Unix sockets have a path; they are never part of a cluster.
         self.first: Address = (settings.get("host", settings.get("path", "localhost")), settings.get("port", 6379))
 
@@ -229,6 +231,3 @@ async def _areply(connection: Any) -> Any:
 
 def _ours(error: BaseException) -> StoreUnavailable:
     return error if isinstance(error, StoreUnavailable) else unavailable(error)
-
-
-

@@ -130,3 +130,8 @@ class Outage:
     def balance(self, tenant: Tenant, limits: Limits, error: StoreUnavailable) -> Balance:
         """What is left of the share."""
         return self._share.balance(tenant, self._limits_of_share(tenant, limits, error))
+
+    def over(self) -> None:
+        """The store has been told everything: the next outage begins with a fresh share."""
+        if not self._local:
+            self._share = InMemoryAdmission(self._clock)
