@@ -119,4 +119,4 @@ def _joined(found: list[Document]) -> str:
 
 
 def _sources(given: Mapping[str, Any]) -> list[str]:
-    return [f"{document.metadata['source']}: {document.metadata['section']}" for document in given["found"]]
+    return [str(document.metadata["source"]) for document in given["found"]]

@@ -15,16 +15,17 @@ def documents(tenant_id: str) -> list[Document]:
     """Every section of every document of a company; ids are the same for all companies."""
     folder = files(__package__).joinpath("corpus", tenant_id)
     found = sorted((entry.name, entry.read_text(encoding="utf-8")) for entry in folder.iterdir())
-    return [section for name, text in found for section in _sections(name, text)]
+    return [section for name, text in found for section in _sections(tenant_id, name, text)]
 
 
-def _sections(name: str, text: str) -> Iterator[Document]:
+def _sections(tenant_id: str, name: str, text: str) -> Iterator[Document]:
     _, *rest = _HEADING.split(text)
     for title, body in zip(rest[::2], rest[1::2], strict=True):
+        place = f"{name}#{_anchor(title)}"
         yield Document(
-            id=f"{name}#{_anchor(title)}",
+            id=place,
             page_content=f"{title}. {' '.join(body.split())}",
-            metadata={"source": name, "section": title},
+            metadata={"source": f"{tenant_id}/{place}"},
         )
 
 

@@ -76,7 +76,7 @@ class IsolationCheck:
                 self._assistant.store.delete([_ID])
 
     def _plant(self) -> None:
-        self._assistant.store.add_documents([Document(_TEXT, id=_ID, metadata={"source": _ID, "section": "vault"})])
+        self._assistant.store.add_documents([Document(_TEXT, id=_ID, metadata={"source": _ID})])
         self._assistant.conversation.update_state(_THREAD, {"messages": [HumanMessage(_TEXT)]}, as_node="reply")
         asked = self._question(self._owner)
         version = self._cache.lookup(self._owner, asked).version

@@ -25,6 +25,11 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     rows: Sequence[LedgerRow] = ()
 
+    @property
+    def isolated(self) -> bool:
+        """Whether every probe was found by its owner, by nobody else, and leaked with the guard off."""
+        return bool(self.findings) and all(one.held for one in self.findings)
+
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints. `blocked` is apart from `refusals`: no waiting makes a blocked text good."""
         return {

@@ -28,9 +28,11 @@ class Waiting:
 
     @contextmanager
     def waiting(self, label: str, steps: int | None = None) -> Iterator[Advance]:
+        if not self._console.is_terminal:
+            yield lambda: None
+            return
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
-        silent = not self._console.is_terminal
-        with Progress(*columns, console=self._console, transient=True, disable=silent) as bars:
+        with Progress(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(escape(label), total=steps)
             yield lambda: bars.advance(task)
 

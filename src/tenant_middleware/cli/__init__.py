@@ -1,0 +1,51 @@
+"""The command line: `tenant-middleware demo | explain | usage`. Each command is a function in a module of its own."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tenant_middleware.cli.demo import demo
+from tenant_middleware.cli.explain import explain
+from tenant_middleware.cli.usage import usage
+from tenant_middleware.errors import ConfigurationError, InvalidInput, TenancyError
+
+INTERRUPTED = 130
+MISUSED = 2
+
+
+class _Commands(TyperGroup):
+    """Errors of ours end in one line on stderr: 2 for what the caller can mend, 1 for the rest; Ctrl-C is 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            sys.exit(INTERRUPTED)
+        except (TenancyError, ImportError) as error:
+            typer.echo(f"tenant-middleware: {error}", err=True)
+            sys.exit(MISUSED if isinstance(error, ConfigurationError | InvalidInput) else 1)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _about() -> None:
+    """One GenAI application for many tenants: nothing leaks, nobody starves, every dollar has an owner."""
+
+
+for command in (demo, explain, usage):
+    app.command()(command)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+__all__ = ["app", "main"]

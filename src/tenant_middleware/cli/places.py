@@ -1,0 +1,55 @@
+"""Where commands find the policy and the ledger when they aren't named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit, urlunsplit
+
+import typer
+
+from tenant_middleware.errors import ConfigurationError
+from tenant_middleware.settings import in_memory_database, load
+
+POLICIES = (Path("tenancy.toml"), Path(".tenant-middleware/tenancy.toml"))
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option("--policy", help="The policy file; default: tenancy.toml here, else the demo's.", show_default=False),
+]
+LedgerOption = Annotated[
+    str | None,
+    typer.Option("--ledger", help="The ledger's SQLAlchemy URL; default: the policy's.", show_default=False),
+]
+
+
+def policy_path(given: Path | None) -> Path:
+    """The policy file that was named, or the first of those looked for."""
+    if given is not None:
+        return given
+    found = next((path for path in POLICIES if path.is_file()), None)
+    if found is None:
+        raise ConfigurationError(
+            f"no policy file here (looked for {' and '.join(map(str, POLICIES))}): name one with --policy, or run "
+            "`tenant-middleware demo` first"
+        )
+    return found
+
+
+def ledger_url(given: str | None, policy: Path | None) -> str:
+    """The ledger to read; one that isn't there yet, or lives in another process's memory, is refused."""
+    url = given if given is not None else load(policy_path(policy))[0].backends.ledger
+    if in_memory_database(url):
+        raise ConfigurationError("the ledger lives in the memory of the application: name a file or a database")
+    if url.startswith("sqlite") and not Path(urlsplit(url).path.removeprefix("/")).is_file():
+        raise ConfigurationError(f"no ledger at {masked(url)} yet: has the application run, and in this folder?")
+    return url
+
+
+def masked(url: str) -> str:
+    """A URL that may be shown: without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -1,0 +1,108 @@
+"""`tenant-middleware usage`: what the ledger holds, summed exactly."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from tenant_middleware.cli.places import LedgerOption, PolicyOption, ledger_url
+from tenant_middleware.metering.ledger import Totals
+
+FIGURES = ("calls", "embeddings", "cache_hits", "prompt_tokens", "completion_tokens")
+# A spreadsheet runs a cell that begins with one of these; subjects are text out of tokens.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class By(StrEnum):
+    """What the totals are grouped by."""
+
+    tenant = "tenant"
+    model = "model"
+    kind = "kind"
+    day = "day"
+    tier = "tier"
+    subject = "subject"
+
+
+Day = Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day in UTC.", show_default=False)]
+
+
+def usage(
+    policy: PolicyOption = None,
+    ledger: LedgerOption = None,
+    by: Annotated[By, typer.Option(help="Group by this.")] = By.tenant,
+    since: Day = None,
+    until: Day = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+) -> None:
+    """Print calls, tokens and exact cost from the ledger; `--until` is the first day that doesn't count."""
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    totals, whole = _read(ledger_url(ledger, policy), by, since, until)
+    if as_json:
+        rows = [{by.value: name, **figures(one)} for name, one in totals.items()]
+        typer.echo(json.dumps({"by": by.value, "rows": rows, "total": figures(whole)}, indent=2))
+    elif as_csv:
+        _write_csv(by, totals)
+    else:
+        _print_table(by, totals, whole)
+
+
+def _read(
+    url: str, by: By, since: dt.datetime | None, until: dt.datetime | None
+) -> tuple[Mapping[str, Totals], Totals]:
+    from tenant_middleware.backends.sql import SqlLedger
+
+    first, after = _seconds(since), _seconds(until)
+    books = SqlLedger(url)
+    try:
+        return books.totals(by.value, since=first, until=after), books.totals(since=first, until=after)
+    finally:
+        books.close()
+
+
+def _seconds(day: dt.datetime | None) -> float | None:
+    return None if day is None else day.replace(tzinfo=dt.UTC).timestamp()
+
+
+def figures(one: Totals) -> dict[str, Any]:
+    """Totals as JSON values; dollars as exact decimal text."""
+    return {name: getattr(one, name) for name in FIGURES} | {"cost_usd": f"{one.cost_usd:.9f}"}
+
+
+def _write_csv(by: By, totals: Mapping[str, Totals]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([by.value, *FIGURES, "cost_usd"])
+    for name, one in totals.items():
+        writer.writerow([_cell(name), *figures(one).values()])
+
+
+def _cell(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _print_table(by: By, totals: Mapping[str, Totals], whole: Totals) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(by.value, box=None)
+    for heading in (*(name.replace("_", " ") for name in FIGURES), "USD"):
+        table.add_column(heading, justify="right")
+    for name, one in totals.items():
+        table.add_row(escape(name), *_cells(one))
+    table.add_section()
+    table.add_row("all", *_cells(whole), style="bold")
+    Console().print(table)
+
+
+def _cells(one: Totals) -> list[str]:
+    return [*(f"{getattr(one, name):,}" for name in FIGURES), f"{one.cost_usd:.9f}"]
