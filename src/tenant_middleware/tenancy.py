@@ -17,8 +17,10 @@ from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.context import scope
 from tenant_middleware.errors import ConfigurationError, SettingsError
 from tenant_middleware.identity import JwtIdentity
+from tenant_middleware.isolation import seal
 from tenant_middleware.isolation.cache import ExactCache, SemanticCache
 from tenant_middleware.isolation.history import HistoryStore
+from tenant_middleware.isolation.seal import LayerReport
 from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.metering.pricing import PriceBook
 from tenant_middleware.policy import Explained, Policy
@@ -108,7 +110,7 @@ class Tenancy:
         return WriteBehind(SqlLedger(self.settings.backends.ledger))
 
     def _open_gate(self) -> ModelGate:
-        store = self._opener.concern("admission", self._opener.admission(self.ledger.append))
+        store = self._opener.concern("admission", self._opener.admission(self.ledger))
         own = getattr(store, "_pick", None)
         return ModelGate(
             self.policy,
@@ -202,13 +204,11 @@ class Tenancy:
                 moved += await store.adrain(self.ledger)
         return moved + await self.ledger.aflush()
 
-    def seal(self, *, strict: bool = True) -> list[Any]:
+    def seal(self, *, strict: bool = True) -> list[LayerReport]:
         """Put tenant-keyed caches into every cache layer of the frameworks that are loaded; reports each layer.
 
         Raises SealError for a layer that stays open, and for a framework that is loaded without its adapter.
         """
-        from tenant_middleware.isolation import seal
-
         return seal.seal_all(self, strict=strict)
 
     def close(self) -> None:

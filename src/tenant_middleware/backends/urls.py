@@ -12,7 +12,7 @@ from tenant_middleware.backends.routed import Routed
 from tenant_middleware.clock import Clock
 from tenant_middleware.errors import SettingsError
 from tenant_middleware.isolation.cache import CacheRules
-from tenant_middleware.metering.ledger import LedgerRow
+from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.policy import Isolation, Policy
 from tenant_middleware.settings import Settings
 from tenant_middleware.tenant import Tenant
@@ -62,19 +62,26 @@ class Opener:
 
     # One function per concern: URL to backend.
 
-    def admission(self, record: Callable[[LedgerRow], object]) -> Callable[[str], Any]:
-        """Limits and budgets; `record` takes the rows of stores that have no stream of their own."""
+    def admission(self, ledger: WriteBehind) -> Callable[[str], Any]:
+        """Limits and budgets; `ledger` takes the rows, and knows what was spent before this process began."""
 
         def make(url: str) -> Any:
             scheme = _scheme(url)
             if scheme == "memory":
                 from tenant_middleware.backends.in_memory.admission import InMemoryAdmission
 
-                return InMemoryAdmission(self._clock, record)
+                return InMemoryAdmission(self._clock, ledger.append, ledger=ledger)
             if scheme in REDIS:
                 from tenant_middleware.backends.redis.admission import RedisAdmission
 
-                return RedisAdmission(url, timeout=self._settings.admission.store_timeout)
+                return RedisAdmission(
+                    url,
+                    ledger=ledger,
+                    record=ledger.append,
+                    when_down=lambda tenant: self._policy.for_tenant(tenant).when_down,
+                    workers=self._settings.admission.expected_workers,
+                    timeout=self._settings.admission.store_timeout,
+                )
             raise _unknown("admission", scheme, ("memory", *REDIS))
 
         return make
@@ -132,19 +139,7 @@ class Opener:
             from tenant_middleware.backends.in_memory.vectors import InMemoryVectors
 
             return InMemoryVectors(isolation=self._isolation)
-        if scheme in REDIS:
-            from tenant_middleware.backends.redisvl.vectors import RedisVectors
-
-            return RedisVectors(url, isolation=self._isolation)
-        if scheme == "pinecone":
-            from tenant_middleware.backends.pinecone import PineconeVectors
-
-            secret = self._settings.secrets.pinecone_api_key
-            if secret is None:
-                raise SettingsError("backends.vectors: pinecone:// needs TENANCY__SECRETS__PINECONE_API_KEY")
-            index = url.removeprefix("pinecone://").strip("/")
-            return PineconeVectors(index, api_key=secret.get_secret_value(), isolation=self._isolation)
-        raise _unknown("vectors", scheme, ("memory", *REDIS, "pinecone"))
+        raise _unknown("vectors", scheme, ("memory",))
 
     def _isolation(self, tenant: Tenant) -> Isolation:
         return self._policy.for_tenant(tenant).isolation
