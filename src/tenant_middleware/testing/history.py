@@ -143,6 +143,26 @@ class HistoryContract:
         assert texts(history.drop_oldest(a, "s", 9)) == ["3"]
         assert history.sessions(a) == [] and history.drop_oldest(a, "s", 1) == []
 
+    def test_the_oldest_move_to_another_session(self, history: HistoryStore, two: tuple[Tenant, Tenant]) -> None:
+        a, b = two
+        for tenant in two:
+            history.append(tenant, "s", said("1", "2", "3"))
+        assert texts(history.move_oldest(a, "s", "old", 2)) == ["1", "2"]
+        assert texts(history.move_oldest(a, "s", "old", 9)) == ["3"]
+        assert texts(history.read(a, "old")) == ["1", "2", "3"] and history.sessions(a) == ["old"]
+        assert history.move_oldest(a, "s", "old", 1) == [] and history.sessions(b) == ["s"]
+
+    def test_one_message_is_removed_by_position(self, history: HistoryStore, two: tuple[Tenant, Tenant]) -> None:
+        a, b = two
+        for tenant in two:
+            history.append(tenant, "s", said("1", "2", "3"))
+        removed = history.remove(a, "s", 1)
+        assert removed is not None and removed.content == "2" and texts(history.read(a, "s")) == ["1", "3"]
+        assert history.remove(a, "s", 2) is None and len(history.read(b, "s")) == 3
+        history.remove(a, "s", 0)
+        history.remove(a, "s", 0)
+        assert history.sessions(a) == []
+
     def test_clearing_a_session_leaves_the_others(self, history: HistoryStore, two: tuple[Tenant, Tenant]) -> None:
         a, b = two
         for tenant in two:
@@ -231,6 +251,9 @@ class HistoryContract:
         assert await history.aread(a, "s") == await asyncio.to_thread(history.read, a, "s")
         assert texts(await history.aread(a, "s", last=1)) == ["3"]
         assert texts(await history.adrop_oldest(a, "s", 1)) == ["1"]
+        assert texts(await history.amove_oldest(a, "s", "t", 1)) == ["2"]
+        assert await history.aremove(a, "t", 0) == Message("user", "2")
+        await history.aappend(a, "s", said("3b"))
         assert await history.acount(a) == HistoryCount(1, 2) and await history.asessions(a) == ["s"]
         assert await history.areplace(a, "s", said("4")) == 1 and await history.aclear(a, "s") == 1
         await history.aappend(a, "s", said("5"))

@@ -41,15 +41,7 @@ class InMemoryHistory:
     def append(self, tenant: Tenant, session: str, messages: Sequence[Message]) -> int:
         added = [from_json(to_json(message)) for message in check_messages(messages)]  # later mutation stays outside
         with self._lock:
-            entry = self._entry(tenant, session)
-            if entry is None:
-                if not added:
-                    return 0
-                entry = self._tenants.setdefault(tenant.id, {})[session] = _Session()
-            entry.messages.extend(added)
-            del entry.messages[: surplus(entry.messages, self.limits)]
-            entry.written = self._clock.time()
-            return len(entry.messages)
+            return self._put(tenant, session, added)
 
     def read(self, tenant: Tenant, session: str, *, last: int | None = None) -> list[Message]:
         check_window(last, "last")
@@ -69,16 +61,27 @@ class InMemoryHistory:
             return len(kept)
 
     def drop_oldest(self, tenant: Tenant, session: str, count: int) -> list[Message]:
-        check_window(count, "count")
+        with self._lock:
+            return self._take(tenant, session, count)
+
+    def move_oldest(self, tenant: Tenant, session: str, to: str, count: int) -> list[Message]:
+        check_session(to)
+        with self._lock:
+            moved = self._take(tenant, session, count)
+            if moved:
+                self._put(tenant, to, moved)
+            return moved
+
+    def remove(self, tenant: Tenant, session: str, position: int) -> Message | None:
+        check_window(position, "position")
         with self._lock:
             entry = self._entry(tenant, session)
-            if entry is None:
-                return []
-            dropped = entry.messages[:count]
-            del entry.messages[:count]
+            if entry is None or position >= len(entry.messages):
+                return None
+            removed = entry.messages.pop(position)
             if not entry.messages:
                 del self._tenants[tenant.id][session]
-            return dropped
+            return removed
 
     def clear(self, tenant: Tenant, session: str) -> int:
         with self._lock:
@@ -119,6 +122,12 @@ class InMemoryHistory:
     async def adrop_oldest(self, tenant: Tenant, session: str, count: int) -> list[Message]:
         return self.drop_oldest(tenant, session, count)
 
+    async def amove_oldest(self, tenant: Tenant, session: str, to: str, count: int) -> list[Message]:
+        return self.move_oldest(tenant, session, to, count)
+
+    async def aremove(self, tenant: Tenant, session: str, position: int) -> Message | None:
+        return self.remove(tenant, session, position)
+
     async def aclear(self, tenant: Tenant, session: str) -> int:
         return self.clear(tenant, session)
 
@@ -130,6 +139,28 @@ class InMemoryHistory:
 
     async def acount(self, tenant: Tenant) -> HistoryCount:
         return self.count(tenant)
+
+    def _put(self, tenant: Tenant, session: str, added: list[Message]) -> int:
+        entry = self._entry(tenant, session)
+        if entry is None:
+            if not added:
+                return 0
+            entry = self._tenants.setdefault(tenant.id, {})[session] = _Session()
+        entry.messages.extend(added)
+        del entry.messages[: surplus(entry.messages, self.limits)]
+        entry.written = self._clock.time()
+        return len(entry.messages)
+
+    def _take(self, tenant: Tenant, session: str, count: int) -> list[Message]:
+        check_window(count, "count")
+        entry = self._entry(tenant, session)
+        if entry is None:
+            return []
+        taken = entry.messages[:count]
+        del entry.messages[:count]
+        if not entry.messages:
+            del self._tenants[tenant.id][session]
+        return taken
 
     def _entry(self, tenant: Tenant, session: str) -> _Session | None:
         """The session if its time is not over; the caller holds the lock."""

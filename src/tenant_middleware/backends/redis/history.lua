@@ -1,7 +1,7 @@
 -- Conversations of one tenant; all keys carry its hash tag. A line of a session is "<weight><t or .><json>": its
 -- weight in tokens, t for a tool's result, the message.
 --
--- KEYS: session list, session total (tokens), index (hash: session id -> list key)
+-- KEYS: session list, session total (tokens), index (hash: session id -> list key); for 'move' list and total to move to
 -- ARGV[1]: verb; the rest is said at each verb.
 
 local list, total, index = KEYS[1], KEYS[2], KEYS[3]
@@ -83,6 +83,44 @@ if verb == 'drop' then
     forget(ARGV[2])
   end
   return dropped
+end
+
+-- ARGV: session id, how many, ttl, id of the session to move to
+if verb == 'move' then
+  local moved, ttl = {}, tonumber(ARGV[4])
+  for _ = 1, math.min(tonumber(ARGV[3]), redis.call('LLEN', list)) do
+    local line = off_the_front()
+    moved[#moved + 1] = line
+    redis.call('RPUSH', KEYS[4], line)
+    redis.call('INCRBY', KEYS[5], weight(line))
+  end
+  if #moved > 0 then
+    redis.call('HSET', index, ARGV[5], KEYS[4])
+    if ttl > 0 then
+      redis.call('PEXPIRE', KEYS[4], ttl)
+      redis.call('PEXPIRE', KEYS[5], ttl)
+      redis.call('PEXPIRE', index, ttl)
+    end
+    if redis.call('LLEN', list) == 0 then
+      forget(ARGV[2])
+    end
+  end
+  return moved
+end
+
+-- ARGV: session id, position
+if verb == 'remove' then
+  local line = redis.call('LINDEX', list, tonumber(ARGV[3]))
+  if not line then
+    return {}
+  end
+  redis.call('LSET', list, tonumber(ARGV[3]), '')
+  redis.call('LREM', list, 1, '')
+  redis.call('DECRBY', total, weight(line))
+  if redis.call('LLEN', list) == 0 then
+    forget(ARGV[2])
+  end
+  return {line}
 end
 
 if verb == 'length' then

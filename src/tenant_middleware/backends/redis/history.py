@@ -62,6 +62,12 @@ class RedisHistory:
     def drop_oldest(self, tenant: Tenant, session: str, count: int) -> list[Message]:
         return self._run(_drop(tenant, session, count))
 
+    def move_oldest(self, tenant: Tenant, session: str, to: str, count: int) -> list[Message]:
+        return self._run(self._move(tenant, session, to, count))
+
+    def remove(self, tenant: Tenant, session: str, position: int) -> Message | None:
+        return self._run(_remove(tenant, session, position))
+
     def clear(self, tenant: Tenant, session: str) -> int:
         return self._run(_clear(tenant, session))
 
@@ -88,6 +94,12 @@ class RedisHistory:
 
     async def adrop_oldest(self, tenant: Tenant, session: str, count: int) -> list[Message]:
         return await self._arun(_drop(tenant, session, count))
+
+    async def amove_oldest(self, tenant: Tenant, session: str, to: str, count: int) -> list[Message]:
+        return await self._arun(self._move(tenant, session, to, count))
+
+    async def aremove(self, tenant: Tenant, session: str, position: int) -> Message | None:
+        return await self._arun(_remove(tenant, session, position))
 
     async def aclear(self, tenant: Tenant, session: str) -> int:
         return await self._arun(_clear(tenant, session))
@@ -125,6 +137,11 @@ class RedisHistory:
         lines = [_line(message) for message in check_messages(messages)]
         return _Step(list(_keys(tenant, check_session(session))), ["replace", session, *self._bounds, *lines], int)
 
+    def _move(self, tenant: Tenant, session: str, to: str, count: int) -> _Step[list[Message]]:
+        check_window(count, "count")
+        keys = [*_keys(tenant, check_session(session)), *_keys(tenant, check_session(to))[:2]]
+        return _Step(keys, ["move", session, count, self._bounds[0], to], _messages)
+
 
 @lru_cache(maxsize=4096)
 def _keys(tenant: Tenant, session: str) -> tuple[str, str, str]:
@@ -140,6 +157,12 @@ def _read_key(tenant: Tenant, session: str, last: int | None) -> str:
 def _drop(tenant: Tenant, session: str, count: int) -> _Step[list[Message]]:
     check_window(count, "count")
     return _Step(list(_keys(tenant, check_session(session))), ["drop", session, count], _messages)
+
+
+def _remove(tenant: Tenant, session: str, position: int) -> _Step[Message | None]:
+    check_window(position, "position")
+    keys = list(_keys(tenant, check_session(session)))
+    return _Step(keys, ["remove", session, position], lambda lines: next(iter(_messages(lines)), None))
 
 
 def _drop_nothing(tenant: Tenant, session: str) -> _Step[int]:
