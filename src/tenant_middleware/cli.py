@@ -10,7 +10,6 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from tenant_middleware.errors import Refusal, TenancyError
@@ -20,8 +19,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Multi-tenancy for LangChain, LlamaIndex and LiteLLM."
 )
 
-DEMO_LEDGER = Path(".tenant-middleware") / "demo.db"
-Policy = Annotated[Path, typer.Option("--policy", help="the policy file")]
+DEMO_POLICY = Path(".tenant-middleware") / "tenancy.toml"
+DEMO_LEDGER = DEMO_POLICY.with_name("demo.db")
+Policy = Annotated[Path | None, typer.Option("--policy", help="default: tenancy.toml, or else the demo's")]
 
 
 @app.command()
@@ -30,19 +30,11 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="print one object and nothing else")] = False,
 ) -> None:
     """Three tenants, two of them competitors, on one chain: answers, refusals, costs and an isolation check."""
-    console = Console(stderr=as_json, quiet=as_json)
     try:
-        from tenant_middleware.demo.scenes import Demo
+        from tenant_middleware.demo.run import run
+        from tenant_middleware.demo.screen import Screen, Waiting
 
-        with Progress(console=console, transient=True) as bars:
-
-            def progress(title: str, steps: int) -> Any:
-                bar = bars.add_task(title, total=steps)
-                return lambda: bars.advance(bar)
-
-            with Demo(llm, DEMO_LEDGER, lambda line: console.print(line, highlight=False), progress) as show:
-                report = show.run()
-                totals = show.tenancy.ledger.totals(by="tenant")
+        report = run(Waiting(Console(stderr=True)) if as_json else Screen(Console()), llm=llm)
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         raise typer.Exit(130) from None
@@ -50,9 +42,6 @@ def demo(
         raise _told(error) from None
     if as_json:
         sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
-        return
-    console.print(_table("tenant", totals))
-    console.print(f"total {report.as_json()['ledger']['total_usd']} USD; `tenant-middleware usage` shows it again")
     if not all(found.held for found in report.findings):
         raise typer.Exit(1)
 
@@ -60,14 +49,14 @@ def demo(
 @app.command()
 def explain(
     tenant: Annotated[str, typer.Argument(help="the tenant's id")],
-    policy: Policy = Path("tenancy.toml"),
+    policy: Policy = None,
     tier: Annotated[str | None, typer.Option(help="the tier claim of a tenant that the policy doesn't list")] = None,
 ) -> None:
     """Every value in force for a tenant, and the rule of the policy that decided it."""
     from tenant_middleware.settings import load
 
     try:
-        _, rules = load(policy)
+        _, rules = load(_policy_file(policy))
         rows = rules.explain(rules.admit(tenant, tier))
     except (TenancyError, Refusal) as error:
         raise _told(error) from None
@@ -110,13 +99,18 @@ def usage(
         Console().print(_table(by, totals))
 
 
+def _policy_file(given: Path | None) -> Path:
+    here = Path("tenancy.toml")
+    return given or (DEMO_POLICY if not here.exists() and DEMO_POLICY.exists() else here)
+
+
 def _ledger_url(policy: Path | None) -> str:
     from tenant_middleware.settings import load
 
-    if policy is None and not Path("tenancy.toml").exists() and DEMO_LEDGER.exists():
+    found = _policy_file(policy)
+    if found == DEMO_POLICY:
         return f"sqlite:///{DEMO_LEDGER}"
-    settings, _ = load(policy or Path("tenancy.toml"))
-    return settings.backends.ledger
+    return load(found)[0].backends.ledger
 
 
 def _plain(total: Totals) -> dict[str, Any]:

@@ -1,1 +1,10 @@
-"""Redis for several workers: admission, conversations, exact answers. Import the module of the concern you need."""
+"""Redis: conversations and exact answers; the parts of the admission store."""
+
+from __future__ import annotations
+
+try:
+    import redis  # noqa: F401  every module here needs it; the error names the extra
+except ImportError as error:
+    from tenant_middleware.errors import missing_extra
+
+    raise missing_extra("redis", __name__) from error

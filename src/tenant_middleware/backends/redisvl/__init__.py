@@ -1,1 +1,10 @@
-"""RedisVL on Redis with the Query Engine: vectors and the semantic cache. Import the module of the concern you need."""
+"""RedisVL on Redis with the Query Engine: the semantic cache. Import the module of the concern you need."""
+
+from __future__ import annotations
+
+try:
+    import redisvl  # noqa: F401  every module here needs it; the error names the extra
+except ImportError as error:
+    from tenant_middleware.errors import missing_extra
+
+    raise missing_extra("redisvl", __name__) from error
