@@ -78,7 +78,7 @@ def test_usage_prints_the_demos_books(record: dict[str, Any], folder: Path) -> N
     run = CliRunner().invoke(cli.app, ["usage", "--json", "--ledger", f"sqlite:///{folder / 'demo.db'}"])
     assert run.exit_code == 0
     printed = json.loads(run.output)
-    assert {name: row["cost_usd"] for name, row in printed.items()} == record["ledger"]["by_tenant"]
+    assert {row["tenant"]: row["cost_usd"] for row in printed["rows"]} == record["ledger"]["by_tenant"]
     run = CliRunner().invoke(cli.app, ["usage", "--csv", "--by", "kind", "--ledger", f"sqlite:///{folder / 'demo.db'}"])
     assert run.output.splitlines()[0].startswith("kind,calls,") and len(run.output.splitlines()) == 3
 

@@ -32,7 +32,9 @@ def explain(
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows], indent=2))
         return
-    table = Table("name", "value", "decided by", box=None)
+    table = Table(box=None)
+    for heading in ("name", "value", "decided by"):
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(escape(row.name), escape(row.value), f"[dim]{escape(row.rule)}[/dim]")
     Console().print(table)
