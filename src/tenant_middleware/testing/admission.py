@@ -45,14 +45,14 @@ def ask(tenant: Tenant = ACME, limits: Limits = FREE, **changes: Any) -> Ask:
     return plain._replace(**changes)
 
 
-def row(tenant: Tenant, call_id: str, nano: int = 0) -> LedgerRow:
-    return LedgerRow(tenant.id, call_id, START, tenant.tier, None, "m", "chat", cost_nano=nano)
+def row(tenant: Tenant, call_id: str, nano: int = 0, at: float = START) -> LedgerRow:
+    return LedgerRow(tenant.id, call_id, at, tenant.tier, None, "m", "chat", cost_nano=nano)
 
 
-def settlement(asked: Ask, tokens: int = 20, nano: int = 200) -> Settlement:
+def settlement(asked: Ask, tokens: int = 20, nano: int = 200, at: float = START) -> Settlement:
     """The truth about an ask, by default what it reserved."""
     tenant, call_id = asked.tenant, asked.call_id
-    return Settlement(tenant, call_id, asked.limits, tokens, nano, row(tenant, call_id, nano))
+    return Settlement(tenant, call_id, asked.limits, tokens, nano, row(tenant, call_id, nano, at))
 
 
 def granted(answer: Granted | Denied) -> Granted:
