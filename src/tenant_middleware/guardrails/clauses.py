@@ -11,6 +11,8 @@ _QUOTED = re.compile(
     r"|「[^」]{5,400}」|『[^』]{5,400}』|(?<![\w])'[^'\n]{12,600}'(?!\w)|‘[^’]{20,600}’|(?m:^ {0,3}>[^\n]{12,800}$)"
 )
 LONGEST = 480
+_WORDS = 3
+_MOSTLY = 0.85
 
 
 def clauses(text: str) -> list[tuple[int, int]]:
@@ -30,10 +32,12 @@ def clauses(text: str) -> list[tuple[int, int]]:
 
 
 def quotations(text: str) -> list[tuple[int, int]]:
-    """Start and end of every passage of several words that stands in quotation marks, a code block or a quoted line."""
-    return [
-        m.span() for m in _QUOTED.finditer(text) if " " in m.group() or len(m.group()) > 24 or not m.group().isascii()
-    ]
+    """Start and end of every passage of several words that stands in quotation marks, a code block or a quoted line.
+
+    A name or a value in quotation marks is no quotation, and neither is a text that is nothing else.
+    """
+    found = [m.span() for m in _QUOTED.finditer(text) if m.group().count(" ") >= _WORDS or not m.group().isascii() or "=" in m.group()]
+    return [] if sum(end - start for start, end in found) > _MOSTLY * len(text) else found
 
 
 def inside(spans: list[tuple[int, int]], place: int) -> bool:

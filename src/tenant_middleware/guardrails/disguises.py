@@ -26,6 +26,7 @@ _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t
 _LEET_L = _LEET | {ord("1"): "l", ord("!"): "l"}
 _LONG_WORD = re.compile(r"[a-z]{16,2000}")
 _GLUE = 0.1
+_LEET_SHARE = 0.15
 _COVER = 0.35
 _REGIONAL = {0x1F1E6 + i: chr(97 + i) for i in range(26)}
 _BOXED = {start + i: chr(97 + i) for start in (0x1F130, 0x1F150, 0x1F170) for i in range(26)}
@@ -99,7 +100,7 @@ def _leet(folded: str) -> Iterator[tuple[str, str]]:
 
     for table in (_LEET, _LEET_L):  # noqa: B007  read by `plain`
         reading = _LEET_TOKEN.sub(plain, folded)
-        if changed < 2:
+        if changed < 2 or changed < _LEET_SHARE * len(folded.split()):
             return
         yield "leet", reading
 

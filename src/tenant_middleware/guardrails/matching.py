@@ -18,7 +18,7 @@ Match = tuple[int, int, int]
 
 # Thai, Lao, Khmer, kana, CJK ideographs, Hangul syllables: words aren't set apart (or carry particles).
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
-_WORD_START = re.compile(r"[^\W_]+")
+_WORD_START = re.compile(r"[A-Za-z0-9]+|[^\W_A-Za-z0-9]+")
 _KEY = 3
 
 
@@ -99,10 +99,14 @@ class PythonMatcher:
 
 
 def bounded(term: Term, text: str, start: int, end: int) -> bool:
-    """True when the match stands at the word boundaries its term asks for."""
-    if term.left and start and text[start - 1].isalnum():
+    """True when the match stands at the word boundaries its term asks for; a change of script is one."""
+    if term.left and start and _joins(text[start - 1], text[start]):
         return False
-    return not (term.right and end < len(text) and text[end].isalnum())
+    return not (term.right and end < len(text) and _joins(text[end], text[end - 1]))
+
+
+def _joins(outer: str, inner: str) -> bool:
+    return outer.isalnum() and outer.isascii() == inner.isascii()
 
 
 def _by_key(terms: Iterable[tuple[int, Term]]) -> dict[str, list[int]]:

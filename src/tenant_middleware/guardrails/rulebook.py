@@ -154,7 +154,7 @@ class _Draft:
         for written, categories in self.terms.items():
             term = Term.of(_folded(written))
             merged[term] = merged.get(term, 0) | sum(bits[c] for c in categories)
-        words = frozenset(part for term in merged if term.text.isascii() for part in term.text.split())
+        words = frozenset(part for term in merged if term.text.isascii() for part in term.text.split()) | _common_words()
         return Rulebook(
             version=self.version,
             bits=bits,
@@ -179,7 +179,7 @@ class _Draft:
         names |= {g for p in self.patterns for g in _names(p["gives"])} | {
             j["gives"] for j in [*self.joins, *self.counts]
         }
-        names |= {"own", "foreign", "genitive", "named", "named_org", "proper", "directive"}
+        names |= {"own", "foreign", "genitive", "named", "named_org", "proper", "proper_owner", "directive"}
         return {name: 1 << number for number, name in enumerate(sorted(names))}
 
     def _mask(self, bits: Mapping[str, int], written: object, where: str) -> int:
@@ -227,6 +227,11 @@ class _Draft:
             families=frozenset(m.get("families", ())),
             sources=frozenset(m.get("sources", ())),
         )
+
+
+def _common_words() -> frozenset[str]:
+    text = (files("tenant_middleware.guardrails") / "rules" / "common_words.txt").read_text("utf-8")
+    return frozenset(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
 
 
 def _names(written: object) -> list[str]:

@@ -2,88 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from tenant_middleware.guardrails.clauses import clauses, inside, quotations
+from tenant_middleware.guardrails.naming import Hit, owning, unregistered
 from tenant_middleware.guardrails.registry import Mention, Registry
 from tenant_middleware.guardrails.rulebook import Join, Mitigation, Rule, Rulebook
 
-Hit = tuple[int, int, int]
 _MEMO = 4096
 _EARLY = 12
-_POSSESSED = re.compile(r"'s?\b|'s?(?= )|의|の|的")
-_POSSESSING = re.compile(
-    r"(?:\b(?:of|by|belonging to|belongs to|belong to|inside|into|within|in|under|over at|held for|for|von|bei|van|bij|av|från|af|hos|de|del|de la|du|chez|"
-    r"da|do|di|della|al|lui|firmy|firmie|cég|компании|фирмы|компанії|фирма|της|του|η|شركة|شرکت|של|công ty|của|milik|perusahaan|บริษัท)) [\"'“«]?$"
-)
-_AFTER = re.compile(r"(?:[ _-]?(?:id|ID|name|called|named))?[ :=#\"'“«]{1,4}([A-Z][A-Za-z0-9&-]{1,40})")
-_BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['’]s?)?[\"'”»]? $")
-_PROPER = re.compile(r"(?<=[a-z,:] )([A-Z][A-Za-z0-9&-]{2,30}(?: [A-Z][A-Za-z]{1,20})?)(?:['’]s?)(?= )|(?<= of )([A-Z][A-Za-z0-9&-]{2,30})(?=[ .?!,]|$)")
-_NO_NAMES = frozenset(
-    [
-        "i",
-        "i'm",
-        "my",
-        "our",
-        "your",
-        "the",
-        "a",
-        "an",
-        "all",
-        "any",
-        "every",
-        "each",
-        "other",
-        "another",
-        "this",
-        "that",
-        "these",
-        "those",
-        "id",
-        "ids",
-        "saas",
-        "api",
-        "sdk",
-        "azure",
-        "aws",
-        "microsoft",
-        "slack",
-        "google",
-        "entra",
-        "sql",
-        "json",
-        "yaml",
-        "url",
-        "uuid",
-        "rls",
-        "crm",
-        "erp",
-        "ui",
-        "ux",
-        "pdf",
-        "csv",
-        "ai",
-        "llm",
-        "rag",
-        "openai",
-        "you",
-        "it",
-        "we",
-        "they",
-        "is",
-        "in",
-        "and",
-        "or",
-        "if",
-        "for",
-        "of",
-        "to",
-    ]
-)
 _AIDE = 0.3
 _PAIR = 0.9
 _QUOTE = 0.3
@@ -104,7 +34,8 @@ def score_text(
     book: Rulebook, folded: str, registry: Registry, tenant_id: str | None, source: str = "user", cased: str = "", context: int = 0
 ) -> tuple[int, list[Finding]]:
     """The categories seen in one folded text and its findings, best first."""
-    hits = find_hits(book, folded, registry.mentions(folded, tenant_id), cased)
+    mentions = registry.mentions(folded, tenant_id)
+    hits = find_hits(book, folded, mentions, cased, caller_known=tenant_id is not None, alone=registry.alone(tenant_id))
     if not hits:
         return 0, []
     quotes = quotations(folded)
@@ -113,14 +44,23 @@ def score_text(
     groups = _by_clause(hits, bounds)
     seen = _union(hits)
     everywhere = seen | _counted(book, hits) | context
-    reported = bool(quotes) and bool(_union(h for h in hits if not inside(quotes, h[0])) & book.bit("report"))
+    reported = bool(quotes) and not _union(h for h in hits if not inside(quotes, h[0])) & book.bit("obey")
+    reported = reported and not _union(h for h in hits if inside(quotes, h[0])) & book.bit("addressed")
     scorer = _Scorer(book, source, everywhere, quotes if reported else [])
     found = [scorer.clause(group) for group in groups]
     found += [scorer.pair(a, b) for a, b in pairwise(groups) if b[0][0] - a[-1][1] < 200]
     return seen, sorted((f for f in found if f is not None), key=lambda f: -f.score)
 
 
-def find_hits(book: Rulebook, folded: str, mentions: Sequence[Mention], cased: str = "") -> list[Hit]:
+def find_hits(
+    book: Rulebook,
+    folded: str,
+    mentions: Sequence[Mention],
+    cased: str = "",
+    *,
+    caller_known: bool = False,
+    alone: bool = False,
+) -> list[Hit]:
     """Every place where a category shows, in order; `cased` is the same text with its capitals, which tell names."""
     masks = book.term_masks
     hits = [(start, end, masks[index]) for index, start, end in book.matcher.find(folded)]
@@ -128,43 +68,17 @@ def find_hits(book: Rulebook, folded: str, mentions: Sequence[Mention], cased: s
     if mentions:
         own, foreign, genitive = book.bit("own"), book.bit("foreign"), book.bit("genitive")
         for m in mentions:
-            kind = own if m.own else foreign | genitive if _owning(folded, m) else foreign
+            kind = own if m.own else foreign | genitive if owning(folded, m) else foreign
             hits.append((m.start, m.end, kind))
     if len(cased) == len(folded):
-        hits += _named(book, cased, hits, [(m.start, m.end) for m in mentions])
+        spans = [(m.start, m.end) for m in mentions]
+        hits += unregistered(book, cased, hits, spans, caller_known, alone)
     ours = [(m.start, m.end) for m in mentions if m.own]
     if ours:
         ident = book.bit("ident")
         hits = [h for h in hits if not (h[2] & ident and any(h[0] < end and start < h[1] for start, end in ours))]
     hits.sort()
     return hits
-
-
-def _owning(folded: str, mention: Mention) -> bool:
-    """True when the name stands where an owner stands: "Globex's", "of Globex", "in the workspace of Globex"."""
-    return (
-        _POSSESSED.match(folded, mention.end) is not None
-        or _POSSESSING.search(folded, max(0, mention.start - 24), mention.start) is not None
-    )
-
-
-def _named(book: Rulebook, cased: str, hits: Sequence[Hit], known: list[tuple[int, int]]) -> list[Hit]:
-    """Names beside a word for tenant or customer: "tenant Globex", "the Globex workspace"; the known ones aside."""
-    tenant, org = book.bit("tenant"), book.bit("org")
-    named: list[Hit] = []
-    proper = book.bit("proper")
-    for match in _PROPER.finditer(cased):
-        if match.group().rstrip("'’s").lower() not in _NO_NAMES and not inside(known, match.start()):
-            named.append((*match.span(), proper))
-    for start, end, mask in hits:
-        if not mask & (tenant | org):
-            continue
-        before, after = _BEFORE.search(cased, max(0, start - 40), start), _AFTER.match(cased, end)
-        bit = book.bit("named") if mask & tenant else book.bit("named_org")
-        for place in (m.span(1) for m in (before, after) if m and m.group(1).lower() not in _NO_NAMES):
-            if not inside(known, place[0]):
-                named.append((*place, bit))
-    return named
 
 
 def _directives(book: Rulebook, folded: str, hits: Sequence[Hit], bounds: Sequence[tuple[int, int]]) -> list[Hit]:

@@ -92,9 +92,9 @@ def templates(path: Path) -> Iterator[tuple[str, int, str]]:
 def _file(path: Path) -> Iterator[Row]:
     label = "attack" if path.name.startswith("attacks") else "benign"
     for family, number, text in templates(path):
-        key = f"{family}/{number}"
+        key = f"{family}/{path.stem[-1]}{number}"
         draw = random.Random(zlib.crc32(key.encode()))
-        held = zlib.crc32(f"split {key}".encode()) % 10 < 3
+        held = path.stem.endswith("_c") or zlib.crc32(f"split {key}".encode()) % 10 < 3
         fills = FILLS if "{" in text else 1
         for fill in range(fills):
             yield _row(f"{key}/{fill}", label, family, key, held, text, draw)

@@ -1,0 +1,74 @@
+"""Names in a text: of registered tenants, and of others that stand where only a tenant's name would stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tenant_middleware.guardrails.clauses import inside
+from tenant_middleware.guardrails.registry import Mention
+from tenant_middleware.guardrails.rulebook import Rulebook
+
+Hit = tuple[int, int, int]
+
+_POSSESSED = re.compile(r"'s?\b|'s?(?= )|의|の|的")
+_POSSESSING = re.compile(
+    r"(?:\b(?:of|by|belonging to|belongs to|belong to|inside|into|within|in|under|over at|held for|von|bei|van|bij|av"
+    r"|från|af|hos|de|del|de la|du|chez|da|do|di|della|al|lui|firmy|firmie|cég|компании|фирмы|компанії|фирма|της|του|η"
+    r"|شركة|شرکت|של|công ty|của|milik|perusahaan|บริษัท)) [\"'“«]?$"
+)
+_AFTER = re.compile(r"(?:[ _-]?(?:id|ID|name|called|named))?[ :=#\"'“«]{1,4}([A-Z][A-Za-z0-9&-]{1,40})")
+_BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['’]s?)?[\"'”»]? $")
+_VALUE = re.compile(
+    r"(?:[_ -]?id|[_ -]?name|[_ -]?slot)?[\"']? ?(?:=|:|:=|->|=>|==)=? ?[\"']?([A-Za-z0-9][A-Za-z0-9_-]{2,40})(?![.(\[\w])|(?: id)? [\"'“]?([a-z]+[-_]?\d[\w-]*)"
+)
+_PROPER = re.compile(r"(?<=[a-z,:;(] )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)")
+_NOT_NAMES = frozenset(
+    ["i", "i'm", "my", "our", "your", "the", "a", "an", "all", "any", "every", "each", "other", "another", "this", "that", "these", "those", "id", "ids", "you", "it", "we", "they", "is", "in", "and", "or", "if", "for", "of", "to", "where", "select", "from", "join", "order", "by", "group", "set", "table", "insert", "update", "values", "saas", "api", "sdk", "azure", "aws", "microsoft", "slack", "google", "entra", "sql", "json", "yaml", "url", "uuid", "rls", "crm", "erp", "ui", "ux", "pdf", "csv", "ai", "llm", "rag", "openai", "excel", "python", "java", "english", "german", "french", "spanish", "italian", "japanese", "chinese", "russian", "portuguese", "british", "american", "european", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december", "q1", "q2", "q3", "q4", "none", "null", "true", "false", "string", "str", "int", "number", "default", "current", "name", "value", "undefined", "empty", "uuid4", "varchar", "text", "primary", "unique", "filter"]
+)
+
+
+def owning(folded: str, mention: Mention) -> bool:
+    """True when the name stands where an owner stands: "Globex's", "of Globex", "in the workspace of Globex"."""
+    return (
+        _POSSESSED.match(folded, mention.end) is not None
+        or _POSSESSING.search(folded, max(0, mention.start - 24), mention.start) is not None
+    )
+
+
+def unregistered(
+    book: Rulebook, cased: str, hits: Sequence[Hit], known: list[tuple[int, int]], caller_known: bool, alone: bool
+) -> list[Hit]:
+    """Names beside a word for tenant or customer, and, when no other tenant is registered (`alone`), capitalised ones.
+
+    Values such as `tenant_id=...` count as names only when the caller is known, since they may be the caller's own.
+    """
+    tenant, org = book.bit("tenant"), book.bit("org")
+    found: list[Hit] = []
+    for start, end, mask in hits:
+        if not mask & (tenant | org):
+            continue
+        bit = book.bit("named") if mask & tenant else book.bit("named_org")
+        matches = [_BEFORE.search(cased, max(0, start - 40), start), _AFTER.match(cased, end)]
+        if caller_known:
+            matches.append(_VALUE.match(cased, end))
+        found += [(*place, bit) for m in matches if m is not None and (place := _place(cased, m, known))]
+    if alone:
+        proper, owner = book.bit("proper"), book.bit("proper") | book.bit("proper_owner")
+        for match in _PROPER.finditer(cased):
+            place = _place(cased, match, known, groups=(1,))
+            if place:
+                owns = match.group(2) or _POSSESSING.search(cased.lower(), max(0, place[0] - 24), place[0])
+                found.append((*place, owner if owns else proper))
+    return found
+
+
+def _place(
+    cased: str, match: re.Match[str], known: list[tuple[int, int]], groups: Sequence[int] = (1, 2)
+) -> tuple[int, int] | None:
+    for group in groups:
+        if group <= (match.re.groups) and match.group(group):
+            start, end = match.span(group)
+            if cased[start:end].lower() not in _NOT_NAMES and not inside(known, start):
+                return start, end
+    return None
