@@ -83,9 +83,9 @@ class Demo:
         distance = 1 - sum(x * y for x, y in zip(asked, near, strict=True))
         threshold = self._tenancy.settings.cache.distance_threshold
         self._show.chapter(
-            "A near miss", f"the embeddings lie {distance:.2f} apart, under the threshold of {threshold}, but the year"
+            "A near miss", f"{distance:.2f} from a question in the cache, and the threshold is {threshold:.2f}"
         )
-        self._ask("acme", PRICE_LAST_YEAR, "last-year", "a number differs: no hit")
+        self._ask("acme", PRICE_LAST_YEAR, "last-year", "the year differs: no hit")
 
     def a_thread_is_remembered(self) -> None:
         self._show.chapter("Memory", "the thread `prices` exists twice, once for each tenant")
