@@ -31,9 +31,11 @@ def record(folder: Path) -> Iterator[dict[str, Any]]:
     """The scenes with a model that is quick; `make demo` plays them with a real one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "choose", lambda llm: Chosen(echo_chat_model(), "openai/local"))
-        # A quick model leaves its tenants no time to win requests back: the burst is larger, the flood still too large.
-        roomy = demo.policy_text().replace("burst = 0.05 ", "burst = 0.25 ")
+        # A quick model leaves no time to win requests back: the limit is larger here, and the flood with it.
+        roomy = demo.policy_text().replace("rpm = 120 ", "rpm = 4000 ").replace("rpm = 120\n", "rpm = 4000\n")
+        assert roomy != demo.policy_text()
         patch.setattr(demo, "policy_text", lambda: roomy)
+        patch.setattr(scenes, "FLOOD", 400)
         report = demo.run(Waiting(Console(quiet=True)), folder=folder)
     unseal_all()
     yield json.loads(json.dumps(report.as_json()))
