@@ -43,6 +43,17 @@ def history(request: pytest.FixtureRequest) -> HistoryStore:
     return shared
 
 
+@pytest.fixture
+def own_loop() -> Iterator[None]:
+    """LlamaIndex's sync calls take the thread's event loop, and would make one that nobody closes."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
 def user(text: str) -> ChatMessage:
     return ChatMessage(role="user", content=text)
 
@@ -51,6 +62,7 @@ def texts(messages: list[ChatMessage]) -> list[str | None]:
     return [message.content for message in messages]
 
 
+@pytest.mark.usefixtures("own_loop")
 def test_one_session_id_of_two_tenants_is_two_memories(history: HistoryStore, pair: tuple[Tenant, Tenant]) -> None:
     for tenant in pair:
         with scope(tenant):
@@ -123,6 +135,7 @@ async def test_messages_come_back_as_they_were(history: HistoryStore, acme: Tena
         assert await store.delete_message("k", 9) is None
 
 
+@pytest.mark.usefixtures("own_loop")
 def test_what_another_framework_wrote_is_read_as_text(acme: Tenant) -> None:
     history = InMemoryHistory()
     history.append(acme, "s", [Message("user", "hi"), Message("assistant", "hello", data={"langchain": {}})])
@@ -131,7 +144,9 @@ def test_what_another_framework_wrote_is_read_as_text(acme: Tenant) -> None:
         assert [(m.role.value, m.content) for m in memory.get_all()] == [("user", "hi"), ("assistant", "hello")]
 
 
-def test_a_long_conversation_is_flushed_to_the_archive(history: HistoryStore, pair: tuple[Tenant, Tenant]) -> None:
+async def test_a_long_conversation_is_flushed_to_the_archive(
+    history: HistoryStore, pair: tuple[Tenant, Tenant]
+) -> None:
     for tenant in pair:
         with scope(tenant):
             store = TenantChatStore(history)
@@ -139,13 +154,14 @@ def test_a_long_conversation_is_flushed_to_the_archive(history: HistoryStore, pa
                 session_id="s", chat_store=store, token_limit=60, token_flush_size=10, chat_history_token_ratio=0.5
             )
             for i in range(20):
-                memory.put(user(f"message number {i} of {tenant.id}"))
-                memory.put(ChatMessage(role="assistant", content="noted"))
-            everything = asyncio.run(store.get_messages("s", status=None))
-            assert len(everything) == 40 and len(memory.get()) < 40
+                await memory.aput(user(f"message number {i} of {tenant.id}"))
+                await memory.aput(ChatMessage(role="assistant", content="noted"))
+            everything = await store.get_messages("s", status=None)
+            assert len(everything) == 40 and len(await memory.aget()) < 40
             assert all(tenant.id in str(m.content) for m in everything if m.role == MessageRole.USER)
 
 
+@pytest.mark.usefixtures("own_loop")
 def test_a_memory_belongs_to_the_scope_it_was_made_in(pair: tuple[Tenant, Tenant]) -> None:
     a, b = pair
     history = InMemoryHistory()
@@ -177,10 +193,10 @@ async def test_two_tenants_at_once_do_not_meet(history: HistoryStore, pair: tupl
         assert said == [f"{tenant.id} {i}" for i in range(5)]
 
 
-def test_it_is_truthy_and_is_not_dumped(acme: Tenant) -> None:
+async def test_it_is_truthy_and_is_not_dumped(acme: Tenant) -> None:
     store = TenantChatStore(InMemoryHistory())
     assert bool(store), "Memory.from_defaults would take its own store otherwise"
     with pytest.raises(PydanticSerializationError, match=r"ConfigurationError.*session id"):
         store.model_dump()
     with scope(acme), pytest.raises(InvalidInput):
-        asyncio.run(store.get_messages("\x00x"))
+        await store.get_messages("\x00x")
