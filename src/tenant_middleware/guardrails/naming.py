@@ -22,7 +22,7 @@ _BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['�
 _VALUE = re.compile(
     r"(?:[_ -]?id|[_ -]?name|[_ -]?slot)?[\"']? ?(?:=|:|:=|->|=>|==)=? ?[\"']?([A-Za-z0-9][A-Za-z0-9_-]{2,40})(?![.(\[\w])|(?: id)? [\"'“]?([a-z]+[-_]?\d[\w-]*)"
 )
-_PROPER = re.compile(r"(?<=[a-z,:;(] )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)")
+_PROPER = re.compile(r"(?<=[a-z,:;(] )(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)")
 _NOT_NAMES = frozenset(
     ["i", "i'm", "my", "our", "your", "the", "a", "an", "all", "any", "every", "each", "other", "another", "this", "that", "these", "those", "id", "ids", "you", "it", "we", "they", "is", "in", "and", "or", "if", "for", "of", "to", "where", "select", "from", "join", "order", "by", "group", "set", "table", "insert", "update", "values", "saas", "api", "sdk", "azure", "aws", "microsoft", "slack", "google", "entra", "sql", "json", "yaml", "url", "uuid", "rls", "crm", "erp", "ui", "ux", "pdf", "csv", "ai", "llm", "rag", "openai", "excel", "python", "java", "english", "german", "french", "spanish", "italian", "japanese", "chinese", "russian", "portuguese", "british", "american", "european", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december", "q1", "q2", "q3", "q4", "none", "null", "true", "false", "string", "str", "int", "number", "default", "current", "name", "value", "undefined", "empty", "uuid4", "varchar", "text", "primary", "unique", "filter"]
 )

@@ -179,7 +179,7 @@ class _Draft:
         names |= {g for p in self.patterns for g in _names(p["gives"])} | {
             j["gives"] for j in [*self.joins, *self.counts]
         }
-        names |= {"own", "foreign", "genitive", "named", "named_org", "proper", "proper_owner", "directive"}
+        names |= {"own", "foreign", "genitive", "named", "named_org", "proper", "proper_owner", "directive", "demand"}
         return {name: 1 << number for number, name in enumerate(sorted(names))}
 
     def _mask(self, bits: Mapping[str, int], written: object, where: str) -> int:

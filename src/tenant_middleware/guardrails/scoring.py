@@ -44,6 +44,8 @@ def score_text(
     groups = _by_clause(hits, bounds)
     seen = _union(hits)
     everywhere = seen | _counted(book, hits) | context
+    verbs = book.verbs | book.bit("ask")
+    quotes = [q for q in quotes if folded.count(" ", *q) > 2 or any(q[0] <= h[0] < q[1] and h[2] & verbs for h in hits)]
     reported = bool(quotes) and not _union(h for h in hits if not inside(quotes, h[0])) & book.bit("obey")
     reported = reported and not _union(h for h in hits if inside(quotes, h[0])) & book.bit("addressed")
     scorer = _Scorer(book, source, everywhere, quotes if reported else [])
@@ -82,21 +84,28 @@ def find_hits(
 
 
 def _directives(book: Rulebook, folded: str, hits: Sequence[Hit], bounds: Sequence[tuple[int, int]]) -> list[Hit]:
-    """Clauses that ask for something: they begin with a verb, end in a question mark, or address somebody.
+    """Which clauses want something: a demand begins with a verb or asks the reader; a directive may be a question too.
 
-    What isn't ASCII counts as asking, since other languages put their verbs elsewhere.
+    What isn't ASCII counts as wanting, since other languages put their verbs elsewhere.
     """
-    bit, verbs, requests = book.bit("directive"), book.verbs, book.bit("request")
+    directive, demand = book.bit("directive"), book.bit("demand")
+    verbs, asking, requests = book.verbs, book.bit("asking"), book.bit("request")
     starts = [start for start, _ in bounds]
-    asking: set[int] = set()
+    wants = [0] * len(bounds)
     for start, _, mask in hits:
         index = bisect_right(starts, start) - 1
-        if mask & requests or (mask & verbs and start - starts[index] < _EARLY):
-            asking.add(index)
+        if mask & asking or (mask & verbs and start - starts[index] < _EARLY):
+            wants[index] |= directive | demand
+        elif mask & requests:
+            wants[index] |= directive
     found: list[Hit] = []
     for index, (start, end) in enumerate(bounds):
-        if index in asking or "?" in folded[start:end] or not folded[start:end].isascii():
-            found.append((start, start, bit))
+        if not folded[start:end].isascii():
+            wants[index] |= directive | demand
+        elif "?" in folded[start:end]:
+            wants[index] |= directive
+        if wants[index]:
+            found.append((start, start, wants[index]))
     return found
 
 

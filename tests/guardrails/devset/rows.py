@@ -94,7 +94,7 @@ def _file(path: Path) -> Iterator[Row]:
     for family, number, text in templates(path):
         key = f"{family}/{path.stem[-1]}{number}"
         draw = random.Random(zlib.crc32(key.encode()))
-        held = path.stem.endswith("_c") or zlib.crc32(f"split {key}".encode()) % 10 < 3
+        held = path.stem[-1] in "cd" or zlib.crc32(f"split {key}".encode()) % 10 < 3
         fills = FILLS if "{" in text else 1
         for fill in range(fills):
             yield _row(f"{key}/{fill}", label, family, key, held, text, draw)
