@@ -49,6 +49,9 @@ _LATER = {
     "Policy": "tenant_middleware.policy",
     "Tenancy": "tenant_middleware.tenancy",
     "Usage": "tenant_middleware.metering.usage",
+    # `%load_ext tenant_middleware` looks for these two.
+    "load_ipython_extension": "tenant_middleware.notebook",
+    "unload_ipython_extension": "tenant_middleware.notebook",
 }
 
 __all__ = [
