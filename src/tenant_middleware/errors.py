@@ -11,6 +11,7 @@
     ├── IsolationBreach               data of another tenant was about to be returned; nothing was
     ├── UnpricedModel                 a call that would silently cost nothing
     ├── StoreUnavailable              a backend is down or too slow
+    │   └── PartialWrite              some of a call's records are stored; `failed_ids` are not
     └── Refusal                       this caller may not do this now: carries rule, limit, used, retry_after, resets_at
         ├── AuthenticationError       401
         ├── ModelForbidden            403
@@ -39,6 +40,7 @@ __all__ = [
     "IsolationBreach",
     "MissingTenant",
     "ModelForbidden",
+    "PartialWrite",
     "RateLimited",
     "Refusal",
     "SealError",
@@ -103,6 +105,17 @@ class StoreUnavailable(TenancyError):
         super().__init__(message)
         self.store = store
         self.retry_after = retry_after
+
+
+class PartialWrite(StoreUnavailable):
+    """Some records of one call are stored and `failed_ids` are not; writing those again is safe."""
+
+    def __init__(
+        self, message: str, *, store: str, failed_ids: tuple[str, ...], stored: int, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, store=store, retry_after=retry_after)
+        self.failed_ids = failed_ids
+        self.stored = stored
 
 
 class Refusal(TenancyError):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -25,7 +24,14 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Vectors]:
     with STORES[name]() as new:
         backend: Vectors = new(kind)
         yield backend
-        asyncio.run(backend.aclose())
+        backend.close()
+
+
+@pytest.fixture(autouse=True)
+async def _loop_closed(store: TenantVectorStore) -> AsyncIterator[None]:
+    """Connections belong to the test's own loop and are closed in it."""
+    yield
+    await store.vectors.aclose()
 
 
 @pytest.fixture(params=PAIRS, ids="/".join)

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from tenant_middleware.backends.in_memory.vectors import InMemoryDriver
+from tenant_middleware.backends.pinecone import PineconeVectors
 from tenant_middleware.isolation.scoped import ScopedVectors
 from tenant_middleware.policy import Isolation
-from tenant_middleware.testing.vectors import NewVectors
+from tenant_middleware.testing.vectors import DIMENSION, NewVectors
+from tests.pinecone_server.app import PineconeServer
+
+INDEX = "docs"
 
 
 @contextmanager
@@ -17,6 +21,18 @@ def _memory() -> Iterator[NewVectors]:
     yield lambda isolation: ScopedVectors(driver, isolation=isolation)
 
 
-STORES: dict[str, Callable[[], AbstractContextManager[NewVectors]]] = {"memory": _memory}
+def pinecone_over(server: PineconeServer, isolation: Isolation, **options: object) -> PineconeVectors:
+    """A backend on the stand-in server."""
+    return PineconeVectors(INDEX, api_key="key", controller=server.url, isolation=isolation, **options)  # type: ignore[arg-type]  # passed on
+
+
+@contextmanager
+def _pinecone() -> Iterator[NewVectors]:
+    with PineconeServer() as server:
+        server.create_index(INDEX, DIMENSION)
+        yield lambda isolation: pinecone_over(server, isolation)
+
+
+STORES: dict[str, Callable[[], AbstractContextManager[NewVectors]]] = {"memory": _memory, "pinecone": _pinecone}
 KINDS: tuple[Isolation, ...] = ("namespace", "filter", "silo")
 EVERYWHERE: list[tuple[str, Isolation]] = [(name, kind) for name in STORES for kind in KINDS]

@@ -121,13 +121,13 @@ class ScopedVectors:
         `isolation` is the kind to try, all but `silo` when left out; `dimension` is needed where the store doesn't
         know its own.
         """
-        size = dimension or self._driver.dimension or probes.DIMENSION
+        size = dimension or self._driver.learn() or probes.DIMENSION
         for kind in self._probed(isolation):
             probes.verify_isolation(ScopedVectors(self._driver, isolation=kind), size)
 
     async def averify_isolation(self, isolation: Isolation | None = None, *, dimension: int | None = None) -> None:
         """`verify_isolation`, by awaiting."""
-        size = dimension or self._driver.dimension or probes.DIMENSION
+        size = dimension or await self._arun(_learnt()) or probes.DIMENSION
         for kind in self._probed(isolation):
             trial = ScopedVectors(self._driver, self._async_driver, isolation=kind)
             await probes.averify_isolation(trial, size)
@@ -232,26 +232,35 @@ class ScopedVectors:
         condition = parse(where)
         if (ids is None) == (condition is None):
             raise InvalidInput("delete: expected ids or a condition, one of them; erase(tenant) removes everything")
-        if condition is not None:
-            yield Op("delete_where", (place, rules.under_tenant(place, condition)))
+        if condition is not None and place.shared:
+            found: list[Record] = yield from self._matching(tenant, where, None)
+            if found:
+                yield Op("delete", (place, [place.key(record.id) for record in found]))
+        elif condition is not None:
+            yield Op("delete_where", (place, condition))
         elif wanted := [place.key(record_id) for record_id in check_ids(ids or ())]:
             yield Op("delete", (place, wanted))
 
     def _list_ids(self, tenant: Tenant) -> Flow[list[str]]:
         place = yield from self._place(tenant)
+        keys = yield from self._keys(place)
+        found = [names.decode(key.partition(".")[2]) for key in keys if not key.endswith("-")]
+        digests = [key for key in keys if key.endswith("-")]
+        if digests:
+            rows: list[Row] = yield Op("fetch", (place, digests))
+            rules.verify(place, rows)
+            found.extend(check_id(row.id) for row in rows)
+        return sorted(found)
+
+    def _keys(self, place: Place) -> Flow[list[str]]:
         found: list[str] = []
         cursor: Cursor = None
         while True:
             page, cursor = yield Op("keys", (place, cursor))
             rules.verify_keys(place, page)
-            digests = [key for key in page if key.endswith("-")]
-            found.extend(names.decode(key.partition(".")[2]) for key in page if not key.endswith("-"))
-            if digests:
-                rows: list[Row] = yield Op("fetch", (place, digests))
-                rules.verify(place, rows)
-                found.extend(check_id(row.id) for row in rows)
+            found.extend(page)
             if cursor is None:
-                return sorted(found)
+                return found
 
     def _count(self, tenant: Tenant) -> Flow[int]:
         place = yield from self._place(tenant)
@@ -269,7 +278,15 @@ class ScopedVectors:
             if not (yield Op("holds", (place,))):
                 continue
             erased += yield Op("count", (place,))
-            yield Op("drop", (place,))
+            if place.shared:
+                yield Op("delete", (place, (yield from self._keys(place))))
+            else:
+                yield Op("drop", (place,))
+            yield Op("emptied", (place,))
             if (yield Op("holds", (place,))):
                 raise StoreUnavailable("erase: the store still shows records of this tenant", store="vectors")
         return erased
+
+
+def _learnt() -> Flow[int | None]:
+    return (yield Op("learn", ()))  # type: ignore[no-any-return]  # a driver's answer is untyped here

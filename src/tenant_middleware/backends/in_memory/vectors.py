@@ -106,6 +106,9 @@ class InMemoryDriver:
         wanted = predicate(where)
         self.delete(place, [entry.row.key for entry in self._entries(place) if wanted(entry.seen)])
 
+    def emptied(self, place: Place) -> None:
+        """Nothing: reads show every write."""
+
     def count(self, place: Place) -> int:
         return len(self.keys(place, None)[0])
 
@@ -123,6 +126,9 @@ class InMemoryDriver:
             if not self._partitions.get(name):
                 self._partitions.pop(name, None)
 
+    def learn(self) -> int | None:
+        return self.dimension
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -134,7 +140,7 @@ class InMemoryDriver:
     def _name(place: Place) -> str:
         if place.isolation == "filter":
             return SHARED
-        return place.namespace if place.isolation == "namespace" else place.index
+        return f"{place.isolation} {place.namespace}"
 
 
 def _check_dimension(known: int, vector: Sequence[float]) -> None:
