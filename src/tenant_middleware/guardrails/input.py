@@ -87,7 +87,10 @@ def judge(
     turns = [(i, s.text) for i, s in enumerate(segments) if s.source == "user"]
     for index, text in conversation(turns):
         scans.append(
-            (index, scan_text(book, text, registry, tenant_id, "user", context).without_spans(len(segments[index].text)))
+            (
+                index,
+                scan_text(book, text, registry, tenant_id, "user", context).without_spans(len(segments[index].text)),
+            )
         )
     return _verdict(scans, thresholds)
 

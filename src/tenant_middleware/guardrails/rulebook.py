@@ -154,7 +154,9 @@ class _Draft:
         for written, categories in self.terms.items():
             term = Term.of(_folded(written))
             merged[term] = merged.get(term, 0) | sum(bits[c] for c in categories)
-        words = frozenset(part for term in merged if term.text.isascii() for part in term.text.split()) | _common_words()
+        words = (
+            frozenset(part for term in merged if term.text.isascii() for part in term.text.split()) | _common_words()
+        )
         return Rulebook(
             version=self.version,
             bits=bits,

@@ -52,9 +52,7 @@ def scan_text(
     return replace(best, truncated=truncated, seen=seen)
 
 
-def _window(
-    book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str, context: int
-) -> Scan:
+def _window(book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str, context: int) -> Scan:
     plain = plain_view(text)
     seen, findings = score_text(book, plain.text, registry, tenant_id, source, text, context)
     best = _scan(plain, findings)

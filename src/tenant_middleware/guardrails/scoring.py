@@ -31,7 +31,13 @@ class Finding:
 
 
 def score_text(
-    book: Rulebook, folded: str, registry: Registry, tenant_id: str | None, source: str = "user", cased: str = "", context: int = 0
+    book: Rulebook,
+    folded: str,
+    registry: Registry,
+    tenant_id: str | None,
+    source: str = "user",
+    cased: str = "",
+    context: int = 0,
 ) -> tuple[int, list[Finding]]:
     """The categories seen in one folded text and its findings, best first."""
     mentions = registry.mentions(folded, tenant_id)
