@@ -21,8 +21,7 @@ from tenant_middleware.demo.chain import Assistant
 from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach, TenantMismatch
 from tenant_middleware.isolation.cache import Question, question
 from tenant_middleware.isolation.filters import Where, parse
-from tenant_middleware.isolation.place import STAMP, place_of
-from tenant_middleware.keys import tag
+from tenant_middleware.isolation.place import place_of
 from tenant_middleware.local import embeddings
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
@@ -31,6 +30,7 @@ SECRET = "KESTREL-4471"
 _ABOUT = "What is the code of the vault?"
 _TEXT = f"The code of the vault is {SECRET}. It is changed every Friday by the caretaker."
 _ID = "isolation-check"
+_EVERYTHING = {"$or": [{"source": _ID}, {"source": {"$ne": _ID}}]}
 _THREAD: RunnableConfig = {"configurable": {"thread_id": _ID}}
 
 
@@ -85,7 +85,7 @@ class IsolationCheck:
     def _probes(self) -> list[_Probe]:
         return [
             _Probe("documents: search", self._search, self._raw_search),
-            _Probe("documents: filter that names the owner", self._aimed_search, self._raw_aimed_search),
+            _Probe("documents: filter for everything", self._aimed_search, self._raw_aimed_search),
             _Probe("memory: the owner's thread id", self._recall, self._raw_recall),
             _Probe("semantic cache: the owner's question", self._answer, self._raw_answer),
         ]
@@ -101,13 +101,10 @@ class IsolationCheck:
     # The ways in, as an application takes them.
 
     def _search(self, tenant: Tenant) -> str:
-        return _joined(self._assistant.store.similarity_search(_ABOUT, k=3))
+        return _joined(self._assistant.store.similarity_search_by_vector(self._vector, k=3))
 
     def _aimed_search(self, tenant: Tenant) -> str:
-        if tenant == self._owner:
-            return _joined(self._assistant.store.similarity_search(_ABOUT, k=3, filter={"source": _ID}))
-        aimed = {"$or": [{"source": _ID}, {STAMP: tag(self._owner)}]}
-        return _joined(self._assistant.store.similarity_search(_ABOUT, k=3, filter=aimed))
+        return _joined(self._assistant.store.similarity_search_by_vector(self._vector, k=3, filter=_EVERYTHING))
 
     def _recall(self, tenant: Tenant) -> str:
         return str(self._assistant.conversation.get_state(_THREAD).values)
@@ -123,7 +120,7 @@ class IsolationCheck:
         return " ".join(row.text for row in rows)
 
     def _raw_aimed_search(self, tenant: Tenant) -> str:
-        return self._raw_search(tenant, parse({"source": _ID}))
+        return self._raw_search(tenant, parse(_EVERYTHING))
 
     def _raw_recall(self, tenant: Tenant) -> str:
         """The saver that all tenants share, asked for everything it has."""

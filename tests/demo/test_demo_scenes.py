@@ -1,0 +1,86 @@
+"""The scenes one by one; what the whole record looks like is in test_demo_record."""
+
+from __future__ import annotations
+
+import json
+import logging
+from decimal import Decimal
+
+import pytest
+
+from tenant_middleware import scope
+from tenant_middleware.demo.probes import SECRET, Finding, IsolationCheck
+from tenant_middleware.isolation.vectors import Hit
+
+
+@pytest.fixture
+def tenants(stage):
+    return [stage.tenancy.policy.admit(name, None, "user") for name in ("acme", "globex", "initech")]
+
+
+def test_the_books_hold_no_content_and_the_budget_holds(stage, caplog):
+    caplog.set_level(logging.CRITICAL)
+    demo = stage.demo()
+    demo.documents_come_in()
+    demo.a_budget_runs_out()
+    demo.nobody_sees_anothers_data()
+    demo.everything_is_booked()
+    books = demo.report.as_json()["ledger"]
+    budget = stage.tenancy.policy.terms_of("initech").budget
+    assert 0 < Decimal(books["by_tenant"]["initech"]) <= budget.usd
+    assert SECRET not in json.dumps(books) and "payslip" not in json.dumps(books)
+    [(name, refusal)] = demo.report.refused
+    assert name == "initech" and refusal.resets_at is not None and refusal.used <= refusal.limit
+
+
+def test_every_answer_names_sources_of_its_own_tenant(stage):
+    demo = stage.demo()
+    demo.documents_come_in()
+    demo.competitors_ask_the_same()
+    for name, given in demo.report.answers.items():
+        assert all(source.startswith(f"{name}/price-list.md#") for source in given[0].sources)
+        assert name.capitalize() in given[0].text, "the echo repeats the context that was retrieved"
+
+
+class LeakyStore:
+    """A vector backend that answers everybody with the owner's records."""
+
+    def __init__(self, inner, owner):
+        self._inner, self._owner = inner, owner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def query(self, tenant, vector, k=5, where=None) -> list[Hit]:
+        return self._inner.query(self._owner, vector, k)
+
+
+def test_a_leaking_store_is_found(stage, tenants):
+    check = IsolationCheck(stage.tenancy, stage.assistant, tenants[0])
+    assert [finding.held for finding in check.run(tenants[1:])] == [True] * 4
+    stage.assistant.store.vectors = LeakyStore(stage.tenancy.vectors, tenants[0])
+    red = [finding.probe for finding in check.run(tenants[1:]) if not finding.held]
+    assert red == ["documents: search", "documents: filter for everything"]
+
+
+def test_the_planted_secret_is_taken_out_again(stage, tenants):
+    IsolationCheck(stage.tenancy, stage.assistant, tenants[0]).run(tenants[1:])
+    with scope(tenants[0]):
+        assert stage.assistant.store.similarity_search("vault", k=5) == []
+
+
+@pytest.mark.parametrize("seen", [(False, False, True), (True, True, True), (True, False, False)])
+def test_a_finding_holds_only_with_both_controls(seen):
+    assert not Finding("x", *seen).held
+    assert Finding("x", True, False, True).held
+
+
+def test_memory_is_the_tenants_own(stage, tenants):
+    stage.demo().documents_come_in()
+    for tenant, other in ((tenants[0], "globex"), (tenants[1], "acme")):
+        with scope(tenant):
+            first = stage.assistant.ask("What does the Premium plan cost per seat?", "one-thread")
+            assert first.remembered == 0, "the same thread id must not carry the other tenant's messages"
+            assert stage.assistant.ask("What does it include?", "one-thread").remembered == 2
+            state = stage.assistant.conversation.get_state({"configurable": {"thread_id": "one-thread"}})
+            assert tenant.id in str(state.values).casefold() and other not in str(state.values).casefold()
