@@ -36,6 +36,6 @@ class Hazard:
 
 def rows() -> list[Hazard]:
     """Every row, by number."""
-    from tests.hazards import core_rows, langchain_rows
+    from tests.hazards import core_rows, langchain_rows, memory_rows
 
-    return sorted([*core_rows.ROWS, *langchain_rows.ROWS], key=lambda row: int(row.id[1:]))
+    return sorted([*core_rows.ROWS, *langchain_rows.ROWS, *memory_rows.ROWS], key=lambda row: int(row.id[1:]))
