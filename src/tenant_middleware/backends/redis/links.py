@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ from tenant_middleware.backends.redis.flow import Address, Command, Flow, Pause,
 from tenant_middleware.errors import SettingsError, StoreUnavailable, missing_extra
 
 try:
+    from hiredis import pack_command
     from redis import ConnectionPool
     from redis.asyncio import ConnectionPool as AsyncConnectionPool
     from redis.asyncio.retry import Retry as AsyncRetry
@@ -97,7 +98,7 @@ class Links:
         pool = self._pool(node)
         connection = pool.get_connection()
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([_packed(commands)], check_health=False)
             return [_reply(connection) for _ in commands]
         except BaseException:
             connection.disconnect()  # replies that nobody reads must not answer the next caller
@@ -160,20 +161,29 @@ class Pipeline:
         self._waiting: deque[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = deque()
         self._lanes: set[asyncio.Task[None]] = set()
         self._starting = False
+        self._running = 0
 
     def send(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """The replies to commands that no others come between."""
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((commands, future))
-        if not self._starting and len(self._lanes) < LANES:
+        if not self._starting and self._running < LANES:
             self._starting = True
+            self._running += 1
             lane = asyncio.create_task(self._run())
-            self._lanes.add(lane)
+            self._lanes.add(lane)  # the loop itself keeps no reference
             lane.add_done_callback(self._lanes.discard)
         return future
 
     async def _run(self) -> None:
         self._starting = False
+        try:
+            await self._serve()
+        finally:
+            # In the same step that found nothing waiting: whoever sends next must see that this lane is gone.
+            self._running -= 1
+
+    async def _serve(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
@@ -192,7 +202,7 @@ class Pipeline:
         connection = await self._pool.get_connection()
         whole = False
         try:
-            packed = connection.pack_commands(command for commands, _ in batch for command in commands)
+            packed = _packed(command for commands, _ in batch for command in commands)
             await connection.send_packed_command(packed, check_health=False)
             for commands, future in batch:
                 replies = [await _areply(connection) for _ in commands]
@@ -213,6 +223,11 @@ class Pipeline:
 def _aim(pool: Any, node: Address) -> None:
     if "path" not in pool.connection_kwargs:
         pool.connection_kwargs["host"], pool.connection_kwargs["port"] = node
+
+
+def _packed(commands: Iterable[Command]) -> bytes:
+    # The async client packs in Python, which would be the most expensive part of a call.
+    return b"".join([pack_command(tuple(command)) for command in commands])
 
 
 def _reply(connection: Any) -> Any:
