@@ -139,7 +139,19 @@ class Opener:
             from tenant_middleware.backends.in_memory.vectors import InMemoryVectors
 
             return InMemoryVectors(isolation=self._isolation)
-        raise _unknown("vectors", scheme, ("memory",))
+        if scheme in REDIS:
+            from tenant_middleware.backends.redisvl.vectors import RedisVectors
+
+            return RedisVectors(url, isolation=self._isolation)
+        if scheme == "pinecone":
+            from tenant_middleware.backends.pinecone import PineconeVectors
+
+            secret = self._settings.secrets.pinecone_api_key
+            if secret is None:
+                raise SettingsError("backends.vectors: pinecone:// needs TENANCY__SECRETS__PINECONE_API_KEY")
+            index = url.removeprefix("pinecone://").strip("/")
+            return PineconeVectors(index, api_key=secret.get_secret_value(), isolation=self._isolation)
+        raise _unknown("vectors", scheme, ("memory", *REDIS, "pinecone"))
 
     def _isolation(self, tenant: Tenant) -> Isolation:
         return self._policy.for_tenant(tenant).isolation
