@@ -25,6 +25,7 @@ NEEDS = {
     "backends.redis": "redis",
     "backends.redisvl": "redisvl",
     "backends.pinecone": "pinecone",
+    "notebook": "notebooks",
 }
 LAZY = ("local", "demo")  # import at the first use
 HEAVY = (
