@@ -15,6 +15,7 @@
     └── Refusal                       this caller may not do this now: carries rule, limit, used, retry_after, resets_at
         ├── AuthenticationError       401
         ├── ModelForbidden            403
+        ├── ForeignReference          403
         ├── GuardrailBlocked          403
         ├── RateLimited               429, retry after `retry_after` seconds
         └── BudgetExceeded            402, exhausted until `resets_at`
@@ -34,6 +35,7 @@ __all__ = [
     "BudgetBusy",
     "BudgetExceeded",
     "ConfigurationError",
+    "ForeignReference",
     "GuardrailBlocked",
     "InvalidInput",
     "InvalidTenant",
@@ -164,6 +166,12 @@ class ModelForbidden(Refusal):
     """The tenant may not call this model; unknown and foreign models get the same answer."""
 
     code = "model_forbidden"
+
+
+class ForeignReference(Refusal):
+    """An id at the provider that this tenant wasn't given; unknown and foreign ids get the same answer."""
+
+    code = "foreign_reference"
 
 
 class GuardrailBlocked(Refusal):

@@ -20,6 +20,7 @@ from tenant_middleware.identity import JwtIdentity
 from tenant_middleware.isolation import seal
 from tenant_middleware.isolation.cache import ExactCache, SemanticCache
 from tenant_middleware.isolation.history import HistoryStore
+from tenant_middleware.isolation.provider_state import ProviderIds, ProviderState
 from tenant_middleware.isolation.seal import LayerReport
 from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.metering.pricing import PriceBook
@@ -65,7 +66,8 @@ class Tenancy:
         self.policy = policy
         self.clock = clock or SystemClock()
         self._queue = queue
-        self._opener = Opener(settings, policy, self.clock, self._secret())
+        self._secret = self._fingerprint_key()
+        self._opener = Opener(settings, policy, self.clock, self._secret)
         self._closed = False
         self.ledger = self._open_ledger()
         self.gate = self._open_gate()
@@ -93,7 +95,7 @@ class Tenancy:
         settings, policy = load(None, overrides=values, environ={})
         return cls(settings, policy, clock=clock)
 
-    def _secret(self) -> bytes:
+    def _fingerprint_key(self) -> bytes:
         given = self.settings.secrets.fingerprint_key
         if given is not None:
             return given.get_secret_value().encode()
@@ -120,6 +122,7 @@ class Tenancy:
             self.clock,
             self.ledger.append,
             reservation_ttl=self.settings.admission.reservation_ttl,
+            provider_state=lambda: self.provider_state,
         )
 
     def _open_queue(self) -> FairQueue:
@@ -172,7 +175,13 @@ class Tenancy:
     @cached_property
     def exact_cache(self) -> ExactCache:
         """Answers by everything that was asked."""
-        return cast(ExactCache, self._opener.exact_cache(self.settings.backends.cache))
+        return cast(ExactCache, self._opener.concern("exact_cache", self._opener.exact_cache, beside="cache"))
+
+    @cached_property
+    def provider_state(self) -> ProviderState:
+        """Ids that model providers gave out, and salts for their prefix caches; kept beside the history."""
+        ids = self._opener.concern("provider_ids", self._opener.provider_ids, beside="history")
+        return ProviderState(cast("ProviderIds", ids), self._secret)
 
     @cached_property
     def guard(self) -> InputGuard:

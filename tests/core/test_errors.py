@@ -10,7 +10,9 @@ from tenant_middleware.errors import BudgetExceeded, RateLimited, Refusal, Tenan
 
 
 def all_below(kind: type[BaseException]) -> list[type[BaseException]]:
-    ours = [sub for sub in kind.__subclasses__() if sub.__name__ in errors.__all__ and Framed not in sub.__mro__]
+    ours = [
+        sub for sub in kind.__subclasses__() if getattr(errors, sub.__name__, None) is sub
+    ]  # no form for a framework
     return [deeper for sub in ours for deeper in (sub, *all_below(sub))]
 
 
@@ -50,6 +52,7 @@ STATUS = {
     "AuthenticationError": 401,
     "BudgetBusy": 402,
     "BudgetExceeded": 402,
+    "ForeignReference": 403,
     "GuardrailBlocked": 403,
     "ModelForbidden": 403,
     "RateLimited": 429,

@@ -19,6 +19,7 @@ from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Grant
 from tenant_middleware.clock import Clock
 from tenant_middleware.context import current_tenant, enter_call, leave_call, open_call, refuse_other
 from tenant_middleware.errors import ModelForbidden, TenancyError
+from tenant_middleware.isolation.provider_state import ProviderState
 from tenant_middleware.metering.ledger import LedgerRow, Status
 from tenant_middleware.metering.pricing import PriceBook, to_nano
 from tenant_middleware.metering.usage import Usage
@@ -46,6 +47,7 @@ class ModelGate:
         record: Callable[[LedgerRow], object],
         *,
         reservation_ttl: float = 120.0,
+        provider_state: Callable[[], ProviderState] | None = None,
     ) -> None:
         self.policy = policy
         self.prices = prices
@@ -54,6 +56,12 @@ class ModelGate:
         self._store_for = store_for
         self._record = record
         self._ttl = reservation_ttl
+        self._provider_state = provider_state
+
+    @property
+    def provider_state(self) -> ProviderState | None:
+        """What adapters pass requests through before they are sent; None for a gate that was made without one."""
+        return self._provider_state() if self._provider_state is not None else None
 
     # The primitives, for hooks that can't span a `with`.
 

@@ -27,17 +27,21 @@ class Opener:
         self._settings, self._policy, self._clock, self._secret = settings, policy, clock, secret
         self._opened: dict[tuple[str, str], Any] = {}
 
-    def concern(self, name: str, make: Callable[[str], Any]) -> Any:
-        """The backend of one concern: a plain one, or a router when a tier or tenant has a silo of its own."""
-        default = self.open(name, getattr(self._settings.backends, name), make)
-        silos = {url for url in self._silo_urls(name) if url is not None}
+    def concern(self, name: str, make: Callable[[str], Any], *, beside: str | None = None) -> Any:
+        """The backend of one concern: a plain one, or a router when a tier or tenant has a silo of its own.
+
+        `beside` names the concern whose URLs it shares.
+        """
+        setting = beside or name
+        default = self.open(name, getattr(self._settings.backends, setting), make)
+        silos = {url for url in self._silo_urls(setting) if url is not None}
         if not silos:
             return default
         for url in silos:  # opened now: a wrong address is an error at start-up
             self.open(name, url, make)
 
         def pick(tenant: Tenant) -> Any:
-            own = getattr(self._policy.for_tenant(tenant).backends, name)
+            own = getattr(self._policy.for_tenant(tenant).backends, setting)
             return default if own is None else self.open(name, own, make)
 
         return Routed(pick)
@@ -115,11 +119,28 @@ class Opener:
     def exact_cache(self, url: str) -> Any:
         """Answers by everything that was asked."""
         scheme = _scheme(url)
-        if scheme == "memory" or scheme in REDIS:
+        if scheme == "memory":
             from tenant_middleware.backends.in_memory.cache import InMemoryExactCache
 
             return InMemoryExactCache(rules=self._cache_rules, clock=self._clock)
+        if scheme in REDIS:
+            from tenant_middleware.backends.redis.exact import RedisExactCache
+
+            return RedisExactCache(url, rules=self._cache_rules)
         raise _unknown("cache", scheme, ("memory", *REDIS))
+
+    def provider_ids(self, url: str) -> Any:
+        """Ids that model providers gave out."""
+        scheme = _scheme(url)
+        if scheme == "memory":
+            from tenant_middleware.backends.in_memory.provider_ids import InMemoryProviderIds
+
+            return InMemoryProviderIds(clock=self._clock)
+        if scheme in REDIS:
+            from tenant_middleware.backends.redis.provider_ids import RedisProviderIds
+
+            return RedisProviderIds(url)
+        raise _unknown("history", scheme, ("memory", *REDIS))
 
     def _cache_rules(self, tenant: Tenant) -> CacheRules:
         cache, terms = self._settings.cache, self._policy.for_tenant(tenant)

@@ -23,8 +23,10 @@ from tenant_middleware.admission.call import Call, Hold
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.context import current_tenant, pin, refuse_other, scope
 from tenant_middleware.errors import ConfigurationError, InvalidInput
+from tenant_middleware.isolation.provider_state import SaltField
 from tenant_middleware.keys import key
 from tenant_middleware.langchain import usage as counting
+from tenant_middleware.langchain.provider import Sent, salt_of
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.tenant import Tenant
 
@@ -35,6 +37,9 @@ class TenantChatModel(BaseChatModel):
     `model_name` is the name that the policy entitles and prices. The tenant is read when a method is called: a stream
     keeps it, whoever resumes it. Raises MissingTenant, TenantMismatch and the gate's refusals, in a form that
     LangGraph and LangChain's middleware let through.
+
+    `prefix_salt` is what the provider calls the salt of its prefix cache; OpenAI's and Azure's are known. An OpenAI
+    client that speaks to vLLM needs `prefix_salt="cache_salt"`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -42,6 +47,7 @@ class TenantChatModel(BaseChatModel):
     model: BaseChatModel = Field(exclude=True)
     model_name: str
     gate: ModelGate = Field(exclude=True, repr=False)
+    prefix_salt: SaltField | None = None
 
     _caller: Tenant | None = PrivateAttr(default=None)
 
@@ -106,11 +112,14 @@ class TenantChatModel(BaseChatModel):
     ) -> ChatResult:
         with scope(self._tenant()):
             call, kwargs = self._call(messages, kwargs)
+            sent = self._sent(messages, kwargs)
+            kwargs = sent.options()
             with self.gate.call(call) as hold:
                 if self.model.rate_limiter is not None:
                     self.model.rate_limiter.acquire(blocking=True)
                 result = self.model._generate(messages, stop, run_manager, **self._capped(hold, kwargs))
                 self._report(hold, result)
+                sent.got(result)
                 return result
 
     @passing
@@ -123,11 +132,14 @@ class TenantChatModel(BaseChatModel):
     ) -> ChatResult:
         with scope(self._tenant()):
             call, kwargs = self._call(messages, kwargs)
+            sent = self._sent(messages, kwargs)
+            kwargs = await sent.aoptions()
             async with self.gate.acall(call) as hold:
                 if self.model.rate_limiter is not None:
                     await self.model.rate_limiter.aacquire(blocking=True)
                 result = await self.model._agenerate(messages, stop, run_manager, **self._capped(hold, kwargs))
                 self._report(hold, result)
+                await sent.agot(result)
                 return result
 
     @passing
@@ -165,6 +177,8 @@ class TenantChatModel(BaseChatModel):
         kwargs: dict[str, Any],
     ) -> Iterator[ChatGenerationChunk]:
         call, kwargs = self._call(messages, kwargs, stream=True)
+        sent = self._sent(messages, kwargs)
+        kwargs = sent.options()
         with self.gate.call(call) as hold:
             if self.model.rate_limiter is not None:
                 self.model.rate_limiter.acquire(blocking=True)
@@ -173,6 +187,7 @@ class TenantChatModel(BaseChatModel):
                 with closing(self.model._stream(messages, stop, run_manager, **self._capped(hold, kwargs))) as chunks:  # type: ignore[type-var]  # a generator
                     for chunk in chunks:
                         counted.add(chunk)
+                        sent.got(chunk)
                         if self.gate.heartbeat_due(hold):
                             self.gate.extend(hold)
                         yield chunk
@@ -187,6 +202,8 @@ class TenantChatModel(BaseChatModel):
         kwargs: dict[str, Any],
     ) -> AsyncIterator[ChatGenerationChunk]:
         call, kwargs = self._call(messages, kwargs, stream=True)
+        sent = self._sent(messages, kwargs)
+        kwargs = await sent.aoptions()
         async with self.gate.acall(call) as hold:
             if self.model.rate_limiter is not None:
                 await self.model.rate_limiter.aacquire(blocking=True)
@@ -197,6 +214,7 @@ class TenantChatModel(BaseChatModel):
                 ) as chunks:
                     async for chunk in chunks:
                         counted.add(chunk)
+                        await sent.agot(chunk)
                         if self.gate.heartbeat_due(hold):
                             await self.gate.aextend(hold)
                         yield chunk
@@ -222,6 +240,10 @@ class TenantChatModel(BaseChatModel):
             stream=stream,
         )
         return call, rest
+
+    def _sent(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> Sent:
+        salt = self.prefix_salt or salt_of(self.model)
+        return Sent(self.gate, current_tenant(), self.model, messages, kwargs, salt)
 
     def _capped(self, hold: Hold, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs | {counting.cap_name(self.model): max(hold.max_tokens // hold.call.n, 1)}

@@ -1,0 +1,98 @@
+"""A LangChain request's ids, users and prefix-cache salt, made the tenant's own before they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tenant_middleware.admission.gate import ModelGate
+from tenant_middleware.errors import ForeignReference
+from tenant_middleware.isolation.provider_state import BODY, REFERENCES, SALTS, USERS, SaltField
+from tenant_middleware.tenant import Tenant
+
+try:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+except ImportError as error:
+    from tenant_middleware.errors import missing_extra
+
+    raise missing_extra("langchain", __name__) from error
+
+_KINDS: Mapping[str, SaltField] = {"openai-chat": "prompt_cache_key", "azure-openai-chat": "prompt_cache_key"}
+_OURS = frozenset((*REFERENCES, *USERS, *SALTS))
+
+
+def salt_of(model: BaseChatModel) -> SaltField | None:
+    """What the model's provider calls the salt of its prefix cache, as far as the class tells."""
+    return _KINDS.get(model._llm_type)
+
+
+class Sent:
+    """One request of a tenant on its way to the provider, and what the answer gives out."""
+
+    def __init__(
+        self,
+        gate: ModelGate,
+        tenant: Tenant,
+        model: BaseChatModel,
+        messages: Sequence[BaseMessage],
+        options: Mapping[str, Any],
+        salt: SaltField | None,
+    ) -> None:
+        self._state, self._tenant, self._salt = gate.provider_state, tenant, salt
+        self._options = dict(options)
+        self._continues = _continued(model, messages)
+        if self._state is None and (self._continues or _OURS & _fields(options)):
+            raise ForeignReference(
+                "this gate was made without a provider_state, so nothing says whose these ids are: use tenancy.gate",
+                rule="provider_state",
+                tenant_id=tenant.id,
+            )
+
+    def options(self) -> dict[str, Any]:
+        """The options to send; raises ForeignReference for what isn't this tenant's to continue."""
+        if self._state is None:
+            return self._options
+        self._state.outgoing(self._tenant, self._continues)
+        return self._state.outgoing(self._tenant, self._options, salt=self._salt)
+
+    async def aoptions(self) -> dict[str, Any]:
+        """`options`, by awaiting."""
+        if self._state is None:
+            return self._options
+        await self._state.aoutgoing(self._tenant, self._continues)
+        return await self._state.aoutgoing(self._tenant, self._options, salt=self._salt)
+
+    def got(self, result: ChatResult | ChatGenerationChunk) -> None:
+        """Remember the ids that the answer gives out as this tenant's."""
+        if self._state is not None:
+            for metadata in _metadata(result):
+                self._state.incoming(self._tenant, metadata)
+
+    async def agot(self, result: ChatResult | ChatGenerationChunk) -> None:
+        """`got`, by awaiting."""
+        if self._state is not None:
+            for metadata in _metadata(result):
+                await self._state.aincoming(self._tenant, metadata)
+
+
+def _fields(options: Mapping[str, Any]) -> set[str]:
+    body = options.get(BODY)
+    return {name for name, value in options.items() if value is not None} | set(
+        body if isinstance(body, Mapping) else ()
+    )
+
+
+def _continued(model: BaseChatModel, messages: Sequence[BaseMessage]) -> dict[str, Any]:
+    """ChatOpenAI(use_previous_response_id=True) continues the newest response named in the messages themselves."""
+    if not getattr(model, "use_previous_response_id", False):
+        return {}
+    named = (message.response_metadata.get("id") for message in reversed(messages) if isinstance(message, AIMessage))
+    newest = next((name for name in named if isinstance(name, str) and name.startswith("resp")), None)
+    return {"previous_response_id": newest} if newest else {}
+
+
+def _metadata(result: ChatResult | ChatGenerationChunk) -> list[dict[str, Any]]:
+    generations = result.generations if isinstance(result, ChatResult) else [result]
+    return [found for g in generations if (found := getattr(g.message, "response_metadata", None))]
