@@ -19,7 +19,7 @@ from pydantic_settings import (
 
 from tenant_middleware.errors import SettingsError
 from tenant_middleware.identity import IdentitySettings
-from tenant_middleware.policy import Model, Policy, PriceRule, TenantRule, Tier
+from tenant_middleware.policy import Limit, Model, Policy, PriceRule, TenantRule, Tier
 
 ENV_PREFIX = "TENANCY__"
 # Tenant ids and model names are case sensitive, environment keys are not: [tenants] and [prices] stay in the file.
@@ -40,9 +40,13 @@ Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_na
 
 
 class BackendSettings(Model):
-    """Where each concern is kept: memory://, redis://, rediss://, pinecone://INDEX; the ledger by SQLAlchemy URL."""
+    """Where each concern is kept: memory://, redis://, rediss://, pinecone://INDEX; the ledger by SQLAlchemy URL.
+
+    The queue is where admission is, unless it is named: slots counted by each worker for itself are no pool.
+    """
 
     admission: str = "memory://"
+    queue: str | None = None
     history: str = "memory://"
     cache: str = "memory://"
     vectors: str = "memory://"
@@ -64,6 +68,53 @@ class AdmissionSettings(Model):
     reservation_ttl: Duration = 120.0
     expected_workers: Annotated[int, Field(gt=0)] = 1
     store_timeout: Duration = 0.25
+
+
+class PoolSettings(Model):
+    """Slots for the models that match, and how tenants share them: by weighted tokens (vtc), by calls (wrr), or not.
+
+    `slots` calls run at once; one tenant alone leaves `reserve_slots` free. An output token costs `output_weight`
+    prompt tokens, and `prior_output` stands for an answer's length until some were seen. A tenant that got nothing
+    for `max_wait` goes first; a call past `max_runtime` loses its slot. The other four are caps on each tenant: calls
+    running, their weighted tokens, calls in line, and the time one waits there (never above its queue_timeout).
+    """
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    slots: Annotated[int, Field(gt=0)]
+    policy: Literal["vtc", "wrr", "fifo"] = "vtc"
+    reserve_slots: Annotated[int, Field(ge=0)] = 0
+    output_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    prior_output: Annotated[int, Field(ge=0)] = 256
+    max_wait: Duration = 30.0
+    max_runtime: Duration = 3600.0
+    max_running: Limit = None
+    max_tokens: Limit = None
+    max_length: Limit = 10_000
+    max_age: Duration | None = None
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> PoolSettings:
+        if self.reserve_slots >= self.slots:
+            raise ValueError("reserve_slots: expected fewer than slots, or nobody could ever run")
+        return self
+
+
+PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class QueueSettings(Model):
+    """Pools of slots by name; a model that no pool names has no end of slots. `lease` is how long a worker may be
+    silent before the slots it holds in a shared queue are free again.
+    """
+
+    pools: dict[PoolName, PoolSettings] = Field(default_factory=dict)
+    lease: Annotated[Duration, Field(ge=0.2)] = 15.0
+
+    @model_validator(mode="after")
+    def _open_is_taken(self) -> QueueSettings:
+        if "open" in self.pools:
+            raise ValueError('pools: "open" is the name of the pool without end; choose another')
+        return self
 
 
 class SecretSettings(Model):
@@ -89,6 +140,7 @@ class Settings(BaseSettings):
     backends: BackendSettings = BackendSettings()
     cache: CacheSettings = CacheSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    queue: QueueSettings = QueueSettings()
     secrets: SecretSettings = SecretSettings()
     policy: PolicyFlags = PolicyFlags()
     tiers: dict[str, Tier]
@@ -211,4 +263,13 @@ def _explained(name: str, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["AdmissionSettings", "BackendSettings", "CacheSettings", "SecretSettings", "Settings", "load"]
+__all__ = [
+    "AdmissionSettings",
+    "BackendSettings",
+    "CacheSettings",
+    "PoolSettings",
+    "QueueSettings",
+    "SecretSettings",
+    "Settings",
+    "load",
+]

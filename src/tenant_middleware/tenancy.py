@@ -118,17 +118,12 @@ class Tenancy:
             self.policy,
             own if own is not None else lambda tenant: store,
             PriceBook(self.policy.prices),
-            self._queue or self._open_queue(),
+            self._queue or self._opener.queue(),
             self.clock,
             self.ledger.append,
             reservation_ttl=self.settings.admission.reservation_ttl,
             provider_state=lambda: self.provider_state,
         )
-
-    def _open_queue(self) -> FairQueue:
-        from tenant_middleware.admission.queueing.pass_through import PassThrough
-
-        return PassThrough(self.clock)
 
     # Identity.
 

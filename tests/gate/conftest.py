@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tenant_middleware.admission.gate import ModelGate
-from tenant_middleware.admission.queueing.pass_through import PassThrough
+from tenant_middleware.admission.queueing.in_process import InProcessQueue
+from tenant_middleware.admission.queueing.pools import Pools
 from tenant_middleware.backends.in_memory.admission import InMemoryAdmission
 from tenant_middleware.metering.ledger import LedgerRow
 from tenant_middleware.metering.pricing import PriceBook
@@ -37,7 +38,7 @@ class Bench:
 
 @pytest.fixture
 def make_gate(clock: ManualClock) -> Any:
-    def make(**tier: Any) -> Bench:
+    def make(pools: Pools | None = None, **tier: Any) -> Bench:
         policy = Policy.model_validate(
             {
                 "tiers": {"enterprise": TIER | tier},
@@ -55,9 +56,8 @@ def make_gate(clock: ManualClock) -> Any:
         )
         rows: list[LedgerRow] = []
         store = InMemoryAdmission(clock, rows.append)
-        gate = ModelGate(
-            policy, lambda tenant: store, PriceBook(policy.prices, {}), PassThrough(clock), clock, rows.append
-        )
+        queue = InProcessQueue(clock, pools)
+        gate = ModelGate(policy, lambda tenant: store, PriceBook(policy.prices, {}), queue, clock, rows.append)
         return Bench(gate, store, rows)
 
     return make

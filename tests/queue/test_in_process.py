@@ -6,7 +6,6 @@ import pytest
 
 from tenant_middleware.admission.queue import FairQueue
 from tenant_middleware.admission.queueing.in_process import InProcessQueue
-from tenant_middleware.admission.queueing.pass_through import PassThrough
 from tenant_middleware.admission.queueing.pools import Pools
 from tenant_middleware.clock import SystemClock
 from tenant_middleware.errors import RateLimited
@@ -77,14 +76,14 @@ async def test_a_clock_set_back_delays_nobody() -> None:
 
 def test_a_sync_park_lets_the_time_pass() -> None:
     clock = ManualClock()
-    queue = PassThrough(clock)
+    queue = InProcessQueue(clock)
     slot = queue.park(ticket(ACME), queue.enter(ticket(ACME)), 4.0)
     assert (clock.time(), slot.waited, slot.probe) == (4.0, 4.0, True)
 
 
 def test_a_park_past_the_timeout_is_refused_with_the_time_to_come_back() -> None:
     clock = ManualClock()
-    queue = PassThrough(clock)
+    queue = InProcessQueue(clock)
     with pytest.raises(RateLimited) as caught:
         queue.park(ticket(ACME), queue.enter(ticket(ACME)), 7.0)
     assert (caught.value.rule, caught.value.retry_after, caught.value.tenant_id) == ("queue", 2.0, "Acme")
@@ -93,7 +92,7 @@ def test_a_park_past_the_timeout_is_refused_with_the_time_to_come_back() -> None
 
 async def test_newcomers_line_up_behind_their_own_tenant_only() -> None:
     clock = ManualClock()
-    queue = PassThrough(clock)
+    queue = InProcessQueue(clock)
     parked = asyncio.create_task(queue.apark(ticket(ACME), await queue.aenter(ticket(ACME)), 3.0))
     await turns()
     newcomer = asyncio.create_task(queue.aenter(ticket(ACME)))
@@ -111,7 +110,7 @@ async def test_newcomers_line_up_behind_their_own_tenant_only() -> None:
 
 async def test_a_tenant_without_a_line_costs_no_books_again() -> None:
     clock = ManualClock()
-    queue = PassThrough(clock)
+    queue = InProcessQueue(clock)
     parked = asyncio.create_task(queue.apark(ticket(ACME), await queue.aenter(ticket(ACME)), 1.0))
     await turns()
     clock.advance(1.0)

@@ -15,7 +15,8 @@ R = TypeVar("R")
 class Op(NamedTuple):
     """A method to call on a store or queue; its async twin has the prefix `a`.
 
-    A `whole` operation runs to its end even when the caller is cancelled meanwhile, so that its effect is known.
+    A `whole` operation runs to its end even when the caller is cancelled meanwhile, so that its effect is known;
+    one that isn't may wait, and undoes itself when it is cancelled.
     """
 
     target: Any
@@ -43,17 +44,17 @@ def run(flow: Flow[R]) -> R:
 
 
 async def arun(flow: Flow[R]) -> R:
-    """Drive a flow by awaiting; targets that only compute are called directly."""
+    """Drive a flow by awaiting; what only computes is called directly."""
     try:
         op = next(flow)
         while True:
             try:
-                if getattr(op.target, "in_process", False):
-                    result = getattr(op.target, op.name)(*op.args)
-                elif op.whole:
-                    result = await to_its_end(getattr(op.target, "a" + op.name)(*op.args))
-                else:
+                if not op.whole:
                     result = await getattr(op.target, "a" + op.name)(*op.args)
+                elif getattr(op.target, "in_process", False):
+                    result = getattr(op.target, op.name)(*op.args)
+                else:
+                    result = await to_its_end(getattr(op.target, "a" + op.name)(*op.args))
             except BaseException as error:  # noqa: BLE001  the flow undoes what it had begun and raises it again
                 op = flow.throw(error)
             else:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 from tenant_middleware import telemetry
 from tenant_middleware.admission import plan
 from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id
 from tenant_middleware.admission.flow import Flow, Op, arun, run
-from tenant_middleware.admission.queue import FairQueue, Slot
+from tenant_middleware.admission.queue import FairQueue, Slot, Ticket
 from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Granted, Settlement
 from tenant_middleware.clock import Clock
 from tenant_middleware.context import current_tenant, enter_call, leave_call, open_call, refuse_other
-from tenant_middleware.errors import ModelForbidden, TenancyError
+from tenant_middleware.errors import ModelForbidden, RateLimited, TenancyError
 from tenant_middleware.isolation.provider_state import ProviderState
 from tenant_middleware.metering.ledger import LedgerRow, Status
 from tenant_middleware.metering.pricing import PriceBook, to_nano
@@ -28,6 +29,8 @@ from tenant_middleware.tenant import Tenant
 
 # Cut off from our side, not refused by the provider: what was sent may have to be paid for.
 _CUT_OFF = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+# How often a stream tells the queue what it has written; any slower, and long answers are charged too late.
+_HEARTBEAT_S = 2.0
 
 
 class ModelGate:
@@ -105,9 +108,9 @@ class ModelGate:
         await arun(self._release(hold))
 
     def heartbeat_due(self, hold: Hold) -> bool:
-        """Whether a running stream should `extend` its lease now; cheap enough to ask for each chunk."""
+        """Whether a running stream should `report` and `extend` now; cheap enough to ask for each chunk."""
         root = hold.root
-        return not root.done and self.clock.time() - root.renewed > self._ttl / 3
+        return not root.done and self.clock.time() - root.renewed > min(self._ttl / 3, _HEARTBEAT_S)
 
     def hit(self, call: Call) -> None:
         """Book an answer that came from a cache: it costs nothing and uses up no limit."""
@@ -174,7 +177,7 @@ class ModelGate:
         ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_call_id())
         ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
         deadline = self.clock.time() + terms.queue_timeout
-        slot: Slot | None = yield Op(self.queue, "enter", (ticket,), whole=False)
+        slot: Slot | None = yield from self._enter(call, ask, ticket, store)
         answer: Granted | Denied | None = None
         try:
             while isinstance(answer := (yield Op(store, "reserve", (ask,))), Denied):
@@ -206,6 +209,24 @@ class ModelGate:
             renewed=now,
         )
 
+    def _enter(self, call: Call, ask: Ask, ticket: Ticket, store: AdmissionStore) -> Flow[Slot]:
+        """A free slot at once; before a call joins the line, it is refused when no wait would make it admissible."""
+        try:
+            slot: Slot
+            try:
+                slot = yield Op(self.queue, "enter", (replace(ticket, timeout=0.0),), whole=False)
+            except RateLimited:
+                if ticket.timeout <= 0:
+                    raise
+                balance = yield Op(store, "balance", (call.tenant, ask.limits))
+                if (denied := plan.hopeless(ask, balance)) is not None:
+                    raise plan.refusal(denied, call, self.clock.time()) from None
+                slot = yield Op(self.queue, "enter", (ticket,), whole=False)
+            return slot
+        except TenancyError as error:
+            telemetry.refused(call.tenant, call.model, error)
+            raise
+
     def _entitled(self, call: Call) -> None:
         allowed, rule = self.policy.entitlement(call.tenant, call.model)
         if not allowed:
@@ -233,7 +254,11 @@ class ModelGate:
         return attempt
 
     def _extend(self, hold: Hold, tokens: int) -> Flow[None]:
-        yield from self._grow(hold.root, output=tokens, nano=0)
+        root = hold.root
+        yield from self._grow(root, output=tokens, nano=0)
+        if root.slot is not None:
+            written = [attempt.usage.completion_tokens for attempt in (root, *root.attempts) if attempt.usage]
+            yield Op(self.queue, "progress", (root.slot, sum(written)))
 
     def _grow(self, root: Hold, *, output: int, nano: int) -> Flow[None]:
         tenant, per_token = root.call.tenant, root.price.output_nano

@@ -6,7 +6,7 @@ import datetime as dt
 
 from tenant_middleware.admission.call import Call, Hold, Kind
 from tenant_middleware.admission.queue import Ticket
-from tenant_middleware.admission.store import Ask, Denied, Limits
+from tenant_middleware.admission.store import Ask, Balance, Denied, Limits
 from tenant_middleware.clock import utc
 from tenant_middleware.errors import BudgetBusy, BudgetExceeded, InvalidInput, RateLimited, Refusal
 from tenant_middleware.metering.ledger import LedgerRow, Status
@@ -59,6 +59,23 @@ def ticket_for(ask: Ask, call: Call, terms: Tier) -> Ticket:
         weight=terms.weight,
         timeout=terms.queue_timeout,
     )
+
+
+def hopeless(ask: Ask, balance: Balance) -> Denied | None:
+    """The denial that no wait in line mends: the call alone is larger than a limit, or the budget is used up."""
+    limits = ask.limits
+    charged, output = balance.spent_nano + balance.lost_nano, ask.max_output
+    if limits.budget_nano is not None:
+        least = ask.fixed_nano + ask.min_output * ask.output_nano
+        if charged + least > limits.budget_nano:
+            never = least > limits.budget_nano
+            return Denied("budget", limits.budget_nano, charged, None, balance.resets_at, never)
+        if ask.fixed_nano + output * ask.output_nano > limits.budget_nano - charged - balance.reserved_nano:
+            output = ask.min_output  # the budget may cut it that far
+    tokens = ask.prompt_tokens + output
+    if limits.tpm is not None and tokens > limits.tpm:
+        return Denied("tpm", limits.tpm, tokens, None, None, True)
+    return None
 
 
 def refusal(denied: Denied, call: Call, now: float) -> Refusal:

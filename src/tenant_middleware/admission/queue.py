@@ -63,9 +63,12 @@ class FairQueue(Protocol):
 
     `leave` gives the slot back with what the call really used. `park` gives it back because a limit denied the call:
     the tenant stands aside for `seconds` and then waits again, without blocking others; returns a new slot.
-    `progress` reports the output so far of a running call: it renews the slot's lease, and raises what the tenant is
-    charged once the call outgrows its estimate. A second `leave` of one slot changes nothing.
+    `progress` reports the output so far of a running call: it raises what the tenant is charged once the call outgrows
+    its estimate. A second `leave` of one slot changes nothing. `in_process` says that all but `enter` and `park` only
+    compute, so that async code may call the sync methods too.
     """
+
+    in_process: bool
 
     def enter(self, ticket: Ticket) -> Slot: ...
     def park(self, ticket: Ticket, slot: Slot, seconds: float) -> Slot: ...

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tenant_middleware.admission.queue import FairQueue
+from tenant_middleware.admission.queueing.in_process import InProcessQueue
+from tenant_middleware.admission.queueing.pools import Pools
 from tenant_middleware.backends.routed import Routed
 from tenant_middleware.clock import Clock
 from tenant_middleware.errors import SettingsError
@@ -89,6 +92,18 @@ class Opener:
             raise _unknown("admission", scheme, ("memory", *REDIS))
 
         return make
+
+    def queue(self) -> FairQueue:
+        """Slots for model calls; without pools there is nothing to count, and nothing to share."""
+        rules, settings = Pools.configured(self._settings.queue), self._settings.backends
+        url = (settings.queue or settings.admission) if rules.rules else "memory://"
+        found: FairQueue = self.open("queue", url, lambda url: self._queue(url, rules))
+        return found
+
+    def _queue(self, url: str, rules: Pools) -> FairQueue:
+        if _scheme(url) == "memory":
+            return InProcessQueue(self._clock, rules)
+        raise _unknown("queue", _scheme(url), ("memory", *REDIS))
 
     def history(self, url: str) -> Any:
         """Conversations."""

@@ -189,6 +189,7 @@ class TenantChatModel(BaseChatModel):
                         counted.add(chunk)
                         sent.got(chunk)
                         if self.gate.heartbeat_due(hold):
+                            hold.report(counted.usage())
                             self.gate.extend(hold)
                         yield chunk
             finally:
@@ -216,6 +217,7 @@ class TenantChatModel(BaseChatModel):
                         counted.add(chunk)
                         await sent.agot(chunk)
                         if self.gate.heartbeat_due(hold):
+                            hold.report(counted.usage())
                             await self.gate.aextend(hold)
                         yield chunk
             finally:

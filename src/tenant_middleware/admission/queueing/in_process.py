@@ -47,6 +47,8 @@ class InProcessQueue:
     `max_runtime`); there is no thread and no task of the queue's own.
     """
 
+    in_process = True
+
     def __init__(self, clock: Clock, pools: Pools | None = None) -> None:
         self._clock = clock
         self._rules = pools if pools is not None else Pools()

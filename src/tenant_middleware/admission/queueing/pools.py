@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tenant_middleware.admission.queueing.order import FirstInFirstOut, Order, VirtualTokens, WeightedRoundRobin
-from tenant_middleware.admission.queueing.terms import PoolTerms
+from tenant_middleware.admission.queueing.terms import LaneCaps, PoolTerms
 from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.policy import matches
+from tenant_middleware.settings import PoolSettings, QueueSettings
 
-OrderName = Literal["tokens", "round_robin", "arrival"]
+OrderName = Literal["vtc", "wrr", "fifo"]
 ORDERS: dict[OrderName, Callable[[], Order]] = {
-    "tokens": VirtualTokens,
-    "round_robin": WeightedRoundRobin,
-    "arrival": FirstInFirstOut,
+    "vtc": VirtualTokens,
+    "wrr": WeightedRoundRobin,
+    "fifo": FirstInFirstOut,
 }
 # The pool of models that no rule names: no end of slots, and denied calls wait in line.
 OPEN = "open"
@@ -28,7 +29,7 @@ class PoolRule:
     name: str
     models: tuple[str, ...]
     terms: PoolTerms
-    order: OrderName = "tokens"
+    order: OrderName = "vtc"
 
 
 class Pools:
@@ -42,6 +43,11 @@ class Pools:
         self._open = PoolRule(OPEN, ("*",), PoolTerms(None))
         self._found: dict[str, PoolRule] = {}
 
+    @classmethod
+    def configured(cls, settings: QueueSettings) -> Pools:
+        """The pools of a policy file."""
+        return cls(_rule(name, pool) for name, pool in settings.pools.items())
+
     def of(self, model: str) -> PoolRule:
         """The rule of a model's pool."""
         rule = self._found.get(model)
@@ -50,3 +56,17 @@ class Pools:
             if len(self._found) < 4096:  # a caller may invent names without end
                 self._found[model] = rule
         return rule
+
+
+def _rule(name: str, pool: PoolSettings) -> PoolRule:
+    caps = LaneCaps(pool.max_running, pool.max_tokens, pool.max_length, pool.max_age)
+    terms = PoolTerms(
+        slots=pool.slots,
+        reserve_slots=pool.reserve_slots,
+        output_weight=pool.output_weight,
+        prior_output=pool.prior_output,
+        max_wait=pool.max_wait,
+        max_runtime=pool.max_runtime,
+        caps=caps,
+    )
+    return PoolRule(name, pool.models, terms, pool.policy)

@@ -101,7 +101,7 @@ local function move(lane, by)
 end
 
 local function correct(lane, job, cost)
-  if terms.order == 'tokens' then move(lane, (cost - job.charged) / job.share) end
+  if terms.order == "vtc" then move(lane, (cost - job.charged) / job.share) end
   lane.tokens = math.max(lane.tokens + cost - job.charged, 0)
   job.charged = cost
 end
@@ -165,7 +165,7 @@ local function start(lane, id, job, in_turn)
   local cost = expected(lane, job)
   job.state, job.charged, job.share, job.started = 'r', cost, lane.weight, now
   if in_turn then pool.v = math.max(pool.v, lane.counter) end
-  if terms.order == 'tokens' then move(lane, cost / lane.weight) end
+  if terms.order == "vtc" then move(lane, cost / lane.weight) end
   if terms.order == 'round_robin' then move(lane, 1 / lane.weight) end
   lane.running, lane.tokens, lane.served = lane.running + 1, lane.tokens + cost, now
   job.probe = lane.probing
@@ -214,7 +214,7 @@ local function finish(id, job, prompt, output)
     stop(lane, id, job, cost)
     if lane.parked then retry(lane) end -- what this call held may be what the tenant's next one waits for
   elseif job.state == 'o' then
-    if terms.order == 'tokens' then move(lane, (cost - job.charged) / job.share) end
+    if terms.order == "vtc" then move(lane, (cost - job.charged) / job.share) end
   else
     unqueue(lane, id)
   end
