@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +27,18 @@ class Kind(StrEnum):
 def new_call_id() -> str:
     """128 random bits of our own: a caller's id may be replayed, guessed or shared."""
     return secrets.token_hex(16)
+
+
+_ORIGIN = secrets.token_hex(8)
+_numbers = itertools.count()
+
+
+def new_nonce() -> str:
+    """Tells a store our own repeated request from another one for the same call.
+
+    It is compared within one call id, which nobody can guess, so a number will do: random bits cost a system call.
+    """
+    return f"{_ORIGIN}{next(_numbers):x}"
 
 
 @dataclass(frozen=True, slots=True)

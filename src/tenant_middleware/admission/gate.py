@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from tenant_middleware import telemetry
 from tenant_middleware.admission import plan
-from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id
+from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id, new_nonce
 from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.admission.queue import FairQueue, Slot, Ticket
 from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Granted, Settlement
@@ -174,7 +174,7 @@ class ModelGate:
         if isinstance(outer, Hold) and plan.joins(call, outer.root):
             return (yield from self._join(outer.root, call))
         terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model)
-        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_call_id())
+        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce())
         ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
         deadline = self.clock.time() + terms.queue_timeout
         slot: Slot | None = yield from self._enter(call, ask, ticket, store)
@@ -243,7 +243,7 @@ class ModelGate:
         """An attempt inside an open call, priced by its own model; the reservation grows when it needs more."""
         price = self.prices.price(call.model)
         terms = self.policy.for_tenant(call.tenant)
-        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_call_id())
+        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce())
         output = min(ask.max_output, root.max_tokens)
         spent = sum(to_nano(a.price.cost(a.usage)) for a in root.attempts if a.usage is not None)
         missing = spent + ask.fixed_nano + output * ask.output_nano - root.nano
@@ -262,7 +262,7 @@ class ModelGate:
 
     def _grow(self, root: Hold, *, output: int, nano: int) -> Flow[None]:
         tenant, per_token = root.call.tenant, root.price.output_nano
-        ask = Ask(tenant, root.call.id, root.limits, 0, output, output, nano, per_token, self._ttl, new_call_id())
+        ask = Ask(tenant, root.call.id, root.limits, 0, output, output, nano, per_token, self._ttl, new_nonce())
         answer = yield Op(self._store_for(root.call.tenant), "extend", (ask,))
         now = self.clock.time()
         if isinstance(answer, Denied):
