@@ -14,7 +14,7 @@ from benchmarks.entries import Area, Measured
 from benchmarks.side_by_side import interleaved, repeat
 from tenant_middleware.backends.in_memory.vectors import InMemoryVectors
 from tenant_middleware.context import scope
-from tenant_middleware.isolation.vectors import Record
+from tenant_middleware.isolation.vectors import Hit, Record
 from tenant_middleware.langchain import TenantVectorStore
 from tenant_middleware.tenant import Tenant
 
@@ -38,17 +38,20 @@ class OneVector(Embeddings):
 
 
 class Bare(BaseRetriever):
-    """The least that LangChain's own machinery costs: a retriever that has its documents already."""
+    """The least that LangChain's own machinery costs: a retriever that only makes documents of what was found."""
 
-    found: list[Document]
+    found: list[Hit]
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        return self.found
+        return [Document(page_content=hit.text, metadata=dict(hit.metadata), id=hit.id) for hit in self.found]
 
 
 @AREA.entry("vectors.langchain_added_us", unit="us", better="lower", target=15)
 def langchain_added_us() -> Measured:
-    """TenantRetriever over the in-memory backend, less the backend's own query, less a bare BaseRetriever."""
+    """TenantRetriever over the in-memory backend, less the backend's own query and a bare BaseRetriever.
+
+    Those two take turns in one loop: alone in a loop of its own, each would find its code in the processor's cache.
+    """
     dice = random.Random(7)
     place = [dice.uniform(-1, 1) for _ in range(DIMENSIONS)]
     vectors = InMemoryVectors()
@@ -59,17 +62,16 @@ def langchain_added_us() -> Measured:
         )
     acme = TENANTS[0]
     retriever = TenantVectorStore(vectors=vectors, embedding=OneVector(place)).as_retriever(search_kwargs={"k": K})
-    bare = Bare(found=[Document(page_content=hit.text, id=hit.id) for hit in vectors.query(acme, place, K)])
+    bare = Bare(found=vectors.query(acme, place, K))
     with scope(acme):
         timings = interleaved(
             {
                 "ours": repeat(lambda: retriever.invoke("question")),
-                "query": repeat(lambda: vectors.query(acme, place, K)),
-                "bare": repeat(lambda: bare.invoke("question")),
+                "apart": repeat(lambda: (vectors.query(acme, place, K), bare.invoke("question"))),
             },
             loops=300,
             runs=31,
             clock=time.process_time,
         )
     beside = {f"{name} us": timings.us(name) for name in timings.seconds}
-    return Measured(timings.added_us("ours", "query", "bare"), beside)
+    return Measured(timings.added_us("ours", "apart"), beside)

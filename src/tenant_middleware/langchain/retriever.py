@@ -74,6 +74,8 @@ class TenantRetriever(PinnedRunnable, BaseRetriever):
         return store.hits(query, self._search(options))
 
     def _search(self, options: Mapping[str, Any]) -> Search:
+        if not options:
+            return Search(self.k, self.filter, self.search_type, self.score_threshold, self.fetch_k, self.lambda_mult)
         refuse_unknown("invoke", options, SEARCH_OPTIONS)
         bound = {name: options.get(name, getattr(self, name)) for name in SEARCH_OPTIONS}
         bound["filter"] = both(self.filter, options.get("filter"))
