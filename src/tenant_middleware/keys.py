@@ -49,6 +49,11 @@ def key_prefix(tenant: Tenant) -> str:
     return f"{PREFIX}:{{{encode(tenant.id)}}}:"
 
 
+def pool_key(name: str) -> str:
+    """What every key of a pool of slots begins with; its tag has a sign that no tenant's tag has."""
+    return f"{PREFIX}:{{.{encode(name)}}}:"
+
+
 def namespace(tenant: Tenant) -> str:
     """A partition name for services with namespaces: at most 210 ASCII characters, never blank or reserved."""
     return f"{PREFIX}.{encode(tenant.id)}."

@@ -103,6 +103,18 @@ class Opener:
     def _queue(self, url: str, rules: Pools) -> FairQueue:
         if _scheme(url) == "memory":
             return InProcessQueue(self._clock, rules)
+        if _scheme(url) in REDIS:
+            from tenant_middleware.backends.redis.queue import RedisQueue
+
+            return RedisQueue(
+                url,
+                rules,
+                lease=self._settings.queue.lease,
+                timeout=self._settings.admission.store_timeout,
+                when_down=lambda tenant: self._policy.for_tenant(tenant).when_down,
+                workers=self._settings.admission.expected_workers,
+                clock=self._clock,
+            )
         raise _unknown("queue", _scheme(url), ("memory", *REDIS))
 
     def history(self, url: str) -> Any:

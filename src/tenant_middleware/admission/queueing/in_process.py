@@ -10,7 +10,7 @@ from tenant_middleware.admission.queueing.lane import Job, State
 from tenant_middleware.admission.queueing.order import Order
 from tenant_middleware.admission.queueing.pool import Pool
 from tenant_middleware.admission.queueing.pools import ORDERS, Pools
-from tenant_middleware.admission.queueing.refusals import line_full, too_late
+from tenant_middleware.admission.queueing.refusals import line_full, retry_in, too_late
 from tenant_middleware.admission.queueing.signal import LoopSignal, Signal, ThreadSignal
 from tenant_middleware.admission.queueing.state import state_of
 from tenant_middleware.clock import Clock
@@ -268,11 +268,8 @@ class InProcessQueue:
         return too_late(ticket, waited, self._retry_after(ticket, pool, waited))
 
     def _retry_after(self, ticket: Ticket, pool: Pool, waited: float) -> float:
-        """When its tenant is back, else about as long as it waited in vain: from one second to one minute."""
         parked = pool.parked_until(ticket.tenant.id)
-        if parked is not None:
-            return max(parked - self._now(), 0.0)
-        return min(max(waited, 1.0), 60.0)
+        return retry_in(waited, 0.0 if parked is None else parked - self._now())
 
 
 def _job(ticket: Ticket) -> Job:

@@ -8,6 +8,11 @@ from tenant_middleware.errors import RateLimited
 RULE = "queue"
 
 
+def retry_in(waited: float, back_in: float = 0.0) -> float:
+    """When its tenant is back, else about as long as it waited in vain: from one second to one minute."""
+    return back_in if back_in > 0 else min(max(waited, 1.0), 60.0)
+
+
 def too_late(ticket: Ticket, waited: float, retry_after: float) -> RateLimited:
     """No slot within the tier's queue_timeout."""
     return RateLimited(

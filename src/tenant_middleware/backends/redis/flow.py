@@ -84,8 +84,8 @@ class Nodes:
 class Script:
     """A script's text for one run of a server. Its hash names that run, so it is unknown to the next one."""
 
-    def __init__(self, path: Path) -> None:
-        self._source = path.read_text(encoding="utf-8")
+    def __init__(self, *paths: Path) -> None:
+        self._source = "\n".join(path.read_text(encoding="utf-8") for path in paths)
         self._by_run: dict[str, tuple[str, str]] = {}
 
     def of(self, run: str) -> tuple[str, str]:

@@ -9,24 +9,24 @@
 --   s:T    hash  what it got     seen zset  tenants by last use, for operators
 --   jobs   hash  job -> record   workers zset  worker -> end of its lease    w:W   set   a worker's jobs
 --   box:W  list  jobs that got a slot, for the worker to fetch
--- A job's number is the microsecond it came at, made unique; times are seconds of the server's clock.
--- ARGV: verb, worker, terms as JSON, then the verb's own. Replies: {status, ..., epoch, seconds to the next event}
+-- A job's number is the microsecond it came at, made unique; times are seconds of the server's clock. `queue_verbs.lua`
+-- follows in the same script.
+-- ARGV: verb, worker, terms as JSON, then the verb's own. Replies: {status, {...}, seconds to the next event}
 local P, verb, worker, terms = KEYS[1], ARGV[1], ARGV[2], cjson.decode(ARGV[3])
 local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local now = terms.now or tonumber(time[1]) + tonumber(time[2]) / 1e6 -- tests bring a clock of their own
 local lanes, granted, probing_grant = {}, {}, false
-local KEEP_S = 3600 -- figures and means of tenants that don't come back
-local REAPED, WOKEN, SWEPT = 100, 16, 2 -- bounds on the housekeeping of one call
+local KEEP_S = 3600 -- figures of tenants that don't come back; means are kept for a day
+local REAPED, WOKEN, SWEPT, MODELS = 100, 16, 2, 200 -- bounds on the housekeeping of one call, and on what a tenant names
 
-local head = redis.call('HMGET', P, 'v', 'top', 'seq', 'queued', 'epoch', 'frozen', 'beat', 'reap_after')
+local head = redis.call('HMGET', P, 'v', 'top', 'seq', 'queued', 'frozen', 'beat', 'reap_after')
 local pool = {
   v = tonumber(head[1]) or 0, top = tonumber(head[2]) or 0, seq = tonumber(head[3]) or 0,
-  queued = tonumber(head[4]) or 0, epoch = head[5], frozen = tonumber(head[6]) or 0,
-  beat = tonumber(head[7]) or now, reap_after = tonumber(head[8]) or 0,
+  queued = tonumber(head[4]) or 0, frozen = tonumber(head[5]) or 0, beat = tonumber(head[6]) or now,
+  reap_after = tonumber(head[7]) or 0,
 }
-if not pool.epoch then
-  -- New, or lost with the server's memory: then calls are running that we don't know yet. Workers report within a lease.
-  pool.epoch = time[1] .. '.' .. time[2]
+if not head[1] then
+  -- New, or lost with the server's memory: then calls are running that we don't know yet, and workers soon say so.
   local info = redis.pcall('INFO', 'server')
   local up = type(info) == 'string' and tonumber(string.match(info, 'uptime_in_seconds:(%d+)')) or terms.lease
   pool.frozen = now + math.max(terms.grace - up, 0)
@@ -90,6 +90,7 @@ local function observe(name, model, output)
   local count, mean = string.match(seen or '0 0', '(%d+) (.*)')
   count, mean = tonumber(count), tonumber(mean)
   mean = mean + (output - mean) * math.max(1 / (count + 1), 0.1)
+  if not seen and redis.call('HLEN', key) >= MODELS then return end
   redis.call('HSET', key, model, string.format('%d %.17g', math.min(count + 1, 1000), mean))
   redis.call('EXPIRE', key, KEEP_S * 24)
 end
@@ -205,7 +206,6 @@ end
 local function aside(lane, seconds)
   lane.parked = math.max(lane.parked or 0, now + seconds)
   redis.call('ZADD', P .. 'parked', lane.parked, lane.name)
-  redis.call('RPUSH', P .. 'box:' .. worker, '') -- its listener learns of the new event
 end
 
 local function finish(id, job, prompt, output)
@@ -268,7 +268,9 @@ local function keep_house()
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. 'idle', '-inf', string.format('%.17g', pool.v), 'LIMIT', 0, SWEPT)) do
     lane_of(name) -- saved at the end: that forgets it
   end
-  redis.call('ZREMRANGEBYSCORE', P .. 'seen', '-inf', now - KEEP_S)
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. 'seen', '-inf', now - KEEP_S, 'LIMIT', 0, SWEPT)) do
+    redis.call('ZREM', P .. 'seen', name)
+  end
 end
 
 local function dispatch()
@@ -285,7 +287,7 @@ local function dispatch()
     granted[id] = true
     if job.worker ~= worker or id ~= ARGV[4] then
       redis.call('RPUSH', P .. 'box:' .. job.worker, id .. (job.probe and '?' or ''))
-      redis.call('EXPIRE', P .. 'box:' .. job.worker, math.ceil(terms.lease * 4))
+      redis.call('EXPIRE', P .. 'box:' .. job.worker, math.ceil(terms.lease * 4)) -- its worker may be gone
     end
     if id == ARGV[4] then probing_grant = job.probe end
     free = free - 1
@@ -302,102 +304,3 @@ local function upcoming()
   end
   return string.format('%.6f', math.max(wait, 0))
 end
-
--- The verbs.
-
-local status, more = 1, {}
-local known = redis.call('ZADD', P .. 'workers', now + terms.lease, worker) == 0
-keep_house()
-
-if verb == 'enter' then
-  local id, name = ARGV[4], ARGV[5]
-  local lane, job = lane_of(name), record(id)
-  local seconds, at_once = tonumber(ARGV[10]), ARGV[11] == '1'
-  if job then -- said twice: the first reply was lost
-    status = job.state == 'q' and 0 or 1
-  elseif terms.max_length >= 0 and lane.queued >= terms.max_length then
-    local _, seq = head_of(lane)
-    status, more = -1, { lane.queued, string.format('%.6f', now - seq / 1e6) }
-  else
-    pool.seq = math.max(pool.seq + 1, math.floor(now * 1e6))
-    lane.weight = tonumber(ARGV[9])
-    job = { lane = name, worker = worker, model = ARGV[6], prompt = tonumber(ARGV[7]), most = tonumber(ARGV[8]),
-      seq = pool.seq, came = now, charged = 0, share = 1 }
-    redis.call('SADD', P .. 'w:' .. worker, id)
-    enqueue(lane, id, job)
-    if seconds > 0 then aside(lane, seconds) end
-    refresh(lane)
-    dispatch()
-    if granted[id] then
-      more = { probing_grant and 1 or 0 }
-    elseif at_once then
-      unqueue(lane, id)
-      forget(id, job)
-      refresh(lane)
-      status, more = -2, { lane.parked and string.format('%.6f', lane.parked - now) or '0' }
-    else
-      status = 0
-    end
-  end
-elseif verb == 'adopt' then -- a running call of a worker whose books were lost
-  local id, lane = ARGV[4], lane_of(ARGV[5])
-  if not record(id) then
-    lane.weight = tonumber(ARGV[9])
-    redis.call('SADD', P .. 'w:' .. worker, id)
-    start(lane, id, { lane = ARGV[5], worker = worker, model = ARGV[6], prompt = tonumber(ARGV[7]),
-      most = tonumber(ARGV[8]), seq = math.floor(now * 1e6), came = now }, false)
-    refresh(lane)
-  end
-elseif verb == 'park' then
-  local id = ARGV[4]
-  local job = record(id)
-  if job and job.state == 'r' then
-    local lane = lane_of(job.lane)
-    stop(lane, id, job, 0)
-    job.came = now
-    enqueue(lane, id, job)
-    aside(lane, tonumber(ARGV[5]))
-    refresh(lane)
-    dispatch()
-  else
-    status = 0
-  end
-elseif verb == 'progress' then
-  local id = ARGV[4]
-  local job = record(id)
-  if job and job.state == 'r' then
-    local lane = lane_of(job.lane)
-    local cost = job.prompt + terms.k * tonumber(ARGV[5])
-    if cost > job.charged then
-      correct(lane, job, cost)
-      keep(id, job)
-    end
-    if lane.probe == id then lane.probe, lane.probing = '', false end
-    refresh(lane)
-    dispatch()
-  else
-    status = 0
-  end
-elseif verb == 'leave' or verb == 'cancel' then
-  local id = ARGV[4]
-  local job = record(id)
-  if job then finish(id, job, tonumber(ARGV[5]), tonumber(ARGV[6])) else status = 0 end
-  dispatch()
-elseif verb == 'tick' then
-  status = known and 1 or 0
-  dispatch()
-elseif verb == 'state' then
-  local rows = {}
-  for _, name in ipairs(redis.call('ZREVRANGE', P .. 'seen', 0, tonumber(ARGV[4]) - 1)) do
-    local lane, s = lane_of(name), redis.call('HMGET', P .. 's:' .. name, 'tokens', 'calls', 'waited', 'longest')
-    rows[#rows + 1] = { name, lane.queued, lane.running, tostring(lane.weight), s[1] or '0', s[2] or '0', s[3] or '0',
-      s[4] or '0', string.format('%.3f', lane.parked and lane.parked - now or 0) }
-  end
-  more = { redis.call('ZCARD', P .. 'ends'), pool.queued, rows }
-  redis.call('ZREM', P .. 'workers', worker) -- looking on is no work
-end
-
-for _, lane in pairs(lanes) do save(lane) end
-redis.call('HSET', P, 'v', pool.v, 'top', pool.top, 'seq', string.format('%.0f', pool.seq), 'queued', pool.queued,
-  'epoch', pool.epoch, 'frozen', pool.frozen, 'beat', pool.beat, 'reap_after', pool.reap_after)
-return { status, more, pool.epoch, upcoming() }
