@@ -17,7 +17,7 @@ from tenant_middleware.admission.breaker import Breaker
 from tenant_middleware.admission.period import Span, span_at
 from tenant_middleware.admission.store import Ask, Balance, Denied, Granted, Limits, Settlement
 from tenant_middleware.backends.redis import drain, wire
-from tenant_middleware.backends.redis.flow import Elsewhere, Flow, Nodes, Script, Send, Unreachable, call, contact
+from tenant_middleware.backends.redis.flow import Elsewhere, Flow, Nodes, Script, Unreachable, call, commands, contact
 from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.outage import Outage
 from tenant_middleware.clock import Clock, SystemClock
@@ -252,13 +252,15 @@ class RedisAdmission:
     def _rebuild(self, tenant: Tenant, limits: Limits) -> Flow[None]:
         """Make the account from the books: rows that wait in the stream are written first, then the sum is taken."""
         names, span, ledger = self._keys_of(tenant), self._span(limits.period), self._ledger
-        yield Send(self.nodes.of(wire.REGISTRY), [("SADD", wire.REGISTRY, tenant.id)])
+        yield from commands(self.nodes, wire.REGISTRY, [("SADD", wire.REGISTRY, tenant.id)])
         for _ in range(_TRIES):
-            last, rows = yield from drain.peek(self.nodes, names.outbox)
+            args = wire.head("written", self._now(), "", span)
+            _, last, added = yield from call(self.nodes, self._script, names.for_call(""), args)
+            rows = yield from drain.peek(self.nodes, names.outbox)
             spent = 0
             if ledger is not None:
                 spent = yield Elsewhere(partial(_booked, ledger, tenant, rows, span))
-            args = [*wire.head("seed", self._now(), "", span), str(spent), last]
+            args = [*wire.head("seed", self._now(), "", span), str(spent), last.decode(), str(added)]
             reply = yield from call(self.nodes, self._script, names.for_call(""), args)
             if reply[0] == b"Y":
                 return

@@ -104,14 +104,12 @@ def _write(nodes: Nodes, ledger: Ledger, batch: list[_Taken]) -> Flow[int]:
     return new
 
 
-def peek(nodes: Nodes, key: str) -> Flow[tuple[str, list[LedgerRow]]]:
-    """Every row that waits in one stream, taken or not, and the id of the last; nothing is changed."""
-    start, last, rows = "-", "", list[LedgerRow]()
+def peek(nodes: Nodes, key: str) -> Flow[list[LedgerRow]]:
+    """Every row that waits in one stream, taken or not; nothing is changed."""
+    start, rows = "-", list[LedgerRow]()
     while True:
         (entries,) = yield from commands(nodes, key, [("XRANGE", key, start, "+", "COUNT", _PAGE)])
-        for entry_id, values in entries:
-            last = entry_id.decode()
-            rows += _unpacked(key, [(entry_id, values)]).rows
+        rows += _unpacked(key, entries).rows
         if len(entries) < _PAGE:
-            return last, rows
-        start = f"({last}"
+            return rows
+        start = f"({entries[-1][0].decode()}"

@@ -36,11 +36,15 @@ LANES = 2
 
 
 class Links:
-    """Every connection behind one URL. `timeout` bounds one exchange, connecting included."""
+    """Every connection behind one URL. `timeout` bounds one exchange, connecting included.
 
-    def __init__(self, url: str, timeout: float) -> None:
+    `batch` calls at most travel together, on at most `lanes` connections of each event loop and node.
+    """
+
+    def __init__(self, url: str, timeout: float, *, batch: int = BATCH, lanes: int = LANES) -> None:
         self._url = url.replace(CLUSTER, "redis://", 1)
         self.timeout = timeout
+        self.batch, self.lanes = batch, lanes
         self._pools: dict[Address, ConnectionPool] = {}
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Address, Pipeline]] = WeakKeyDictionary()
         try:
@@ -136,7 +140,7 @@ class Links:
                 protocol=2,
             )
             _aim(pool, node)
-            found = pipelines[node] = Pipeline(pool, self.timeout)
+            found = pipelines[node] = Pipeline(pool, self.timeout, self.batch, self.lanes)
         return found
 
     def close(self) -> None:
@@ -155,9 +159,12 @@ class Links:
 class Pipeline:
     """One node's connections in one event loop. What is sent in one tick goes out together."""
 
-    def __init__(self, pool: AsyncConnectionPool, timeout: float) -> None:
+    def __init__(self, pool: AsyncConnectionPool, timeout: float, batch: int, lanes: int) -> None:
         self._pool = pool
         self._timeout = timeout
+        self._batch, self._most = batch, lanes
+        # Kept here rather than in redis-py's pool, whose bookkeeping and checks cost a tenth of a call.
+        self._idle: list[Any] = []
         self._waiting: deque[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = deque()
         self._lanes: set[asyncio.Task[None]] = set()
         self._starting = False
@@ -167,7 +174,7 @@ class Pipeline:
         """The replies to commands that no others come between."""
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((commands, future))
-        if not self._starting and self._running < LANES:
+        if not self._starting and self._running < self._most:
             self._starting = True
             self._running += 1
             lane = asyncio.create_task(self._run())
@@ -185,7 +192,7 @@ class Pipeline:
 
     async def _serve(self) -> None:
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             try:
                 async with asyncio.timeout(self._timeout):
                     await self._exchange(batch)
@@ -199,9 +206,11 @@ class Pipeline:
                 raise
 
     async def _exchange(self, batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
-        connection = await self._pool.get_connection()
+        connection = self._idle.pop() if self._idle else self._pool.make_connection()
         whole = False
         try:
+            if not connection.is_connected:
+                await connection.connect()
             packed = _packed(command for commands, _ in batch for command in commands)
             await connection.send_packed_command(packed, check_health=False)
             for commands, future in batch:
@@ -210,14 +219,20 @@ class Pipeline:
                     future.set_result(replies)
             whole = True
         finally:
-            if not whole:  # replies that nobody reads must not answer the next caller
-                await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+            if whole:
+                self._idle.append(connection)
+            else:  # replies that nobody reads must not answer the next caller; idle ones may be as dead as this one
+                await self._close([connection, *self._idle])
+
+    async def _close(self, connections: list[Any]) -> None:
+        self._idle = [one for one in self._idle if one not in connections]
+        for connection in connections:
+            await connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
         for lane in list(self._lanes):
             await asyncio.wait([lane])
-        await self._pool.disconnect()
+        await self._close(self._idle)
 
 
 def _aim(pool: Any, node: Address) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import fields
-from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from tenant_middleware.tenant import Tenant
 
 _COLUMNS = tuple(field.name for field in fields(LedgerRow))
 _values_of = attrgetter(*_COLUMNS)
+_GRANTED, _DENIED, _LEFT = struct.Struct("<11d"), struct.Struct("<5d"), struct.Struct("<7d")
 # Tenants of all workers that have an outbox; a set of its own, since no tenant's key begins like this.
 REGISTRY = f"{keys.PREFIX}:admission.tenants"
 
@@ -63,42 +64,29 @@ def ask_args(ask: Ask) -> list[str]:
     return [str(prompt), str(most), str(least), str(fixed), str(per_token), repr(ttl), nonce]
 
 
-def whole(number: bytes) -> int:
-    """A whole number that Lua wrote with %.17g, which turns to an exponent past 17 digits only."""
-    return int(number)
-
-
 def answer(reply: Sequence[Any]) -> Granted | Denied:
-    """A decision from the script's reply."""
+    """A decision from the script's reply: doubles, which hold its whole numbers exactly."""
     if reply[0] == b"G":
-        _, output, tokens, nano, expires, *rest = reply
-        return Granted(output, tokens, whole(nano), float(expires), left(rest))
-    _, rule, limit, used, retry, resets, never = reply
+        output, tokens, nano, expires, *rest = _GRANTED.unpack(reply[1])
+        return Granted(int(output), int(tokens), int(nano), expires, left(rest))
+    limit, used, retry, resets, never = _DENIED.unpack(reply[2])
     return Denied(
-        rule.decode(),
-        whole(limit),
-        whole(used),
-        float(retry) if retry else None,
-        float(resets) if resets else None,
+        reply[1].decode(),
+        int(limit),
+        int(used),
+        None if retry < 0 else retry,
+        None if resets < 0 else resets,
         never == 1,
     )
 
 
-def left(rest: Sequence[Any]) -> Left:
-    requests, tokens, in_flight, spent, reserved, lost, resets = rest
-    return Left(
-        inf if requests < 0 else requests,
-        inf if tokens < 0 else tokens,
-        in_flight,
-        whole(spent),
-        whole(reserved),
-        whole(lost),
-        float(resets),
-    )
+def left(numbers: Sequence[float]) -> Left:
+    requests, tokens, in_flight, spent, reserved, lost, resets = numbers
+    return Left(requests, tokens, int(in_flight), int(spent), int(reserved), int(lost), resets)
 
 
 def balance(reply: Sequence[Any]) -> Balance:
-    return left(reply[1:]).balance()
+    return left(_LEFT.unpack(reply[1])).balance()
 
 
 def pack_row(row: LedgerRow | None) -> str:
