@@ -41,7 +41,19 @@ def new_id() -> str:
 
 def row_of(tenant: Tenant, call_id: str) -> LedgerRow:
     return LedgerRow(
-        tenant.id, call_id, 1.75e9, tenant.tier, "ann", "openai/gpt-4o-mini", "chat", "openai", PROMPT, 0, 50, 0, 270_000
+        tenant.id,
+        call_id,
+        1.75e9,
+        tenant.tier,
+        "ann",
+        "openai/gpt-4o-mini",
+        "chat",
+        "openai",
+        PROMPT,
+        0,
+        50,
+        0,
+        270_000,
     )
 
 
