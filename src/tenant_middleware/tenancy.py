@@ -20,6 +20,7 @@ from tenant_middleware.identity import JwtIdentity
 from tenant_middleware.isolation import seal
 from tenant_middleware.isolation.cache import ExactCache, SemanticCache
 from tenant_middleware.isolation.history import HistoryStore
+from tenant_middleware.isolation.knowledge import VersionedVectors
 from tenant_middleware.isolation.provider_state import ProviderIds, ProviderState
 from tenant_middleware.isolation.seal import LayerReport
 from tenant_middleware.metering.outbox import WriteBehind
@@ -155,7 +156,8 @@ class Tenancy:
     @cached_property
     def vectors(self) -> Vectors:
         """Documents by tenant; a write makes older cached answers miss."""
-        return cast("Vectors", self._opener.concern("vectors", self._opener.vectors))
+        opened = cast("Vectors", self._opener.concern("vectors", self._opener.vectors))
+        return cast("Vectors", VersionedVectors(opened, self.cache.versions))
 
     @cached_property
     def history(self) -> HistoryStore:

@@ -59,9 +59,10 @@ class IsolationCheck:
     """Plants a secret as the owner by every way in, then looks for it as everybody."""
 
     def __init__(self, tenancy: Tenancy, assistant: Assistant, owner: Tenant) -> None:
-        if not isinstance(tenancy.vectors, InMemoryVectors) or not isinstance(tenancy.cache, InMemorySemanticCache):
+        vectors, cache = getattr(tenancy.vectors, "inner", None), tenancy.cache
+        if not isinstance(vectors, InMemoryVectors) or not isinstance(cache, InMemorySemanticCache):
             raise ConfigurationError("the isolation check of the demo looks past the guard in backends in memory only")
-        self._vectors, self._cache = tenancy.vectors, tenancy.cache
+        self._vectors, self._cache = vectors, cache
         self._assistant, self._owner = assistant, owner
         self._vector = embeddings().embed_query(_ABOUT)
 
