@@ -1,4 +1,4 @@
-"""A real Redis for the session, empty for each test, whose time a test can let pass."""
+"""A real Redis (and, for services, Postgres) for the session, empty for each test, whose time a test can let pass."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+import psycopg
 import pytest
 from redis import Redis
 
 from tenant_middleware.errors import StoreUnavailable
-from tenant_middleware.local import local_redis
+from tenant_middleware.local import local_postgres, local_redis
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,23 @@ def redis_url(redis_server: str) -> Iterator[str]:
         client.flushall()
         yield redis_server
         client.flushall()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(missing_service: Callable[[str], NoReturn]) -> Iterator[str]:
+    try:
+        with local_postgres() as url:
+            yield url.replace("+psycopg", "")
+    except (ImportError, StoreUnavailable) as error:
+        missing_service(str(error))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    with psycopg.connect(postgres_server, autocommit=True) as link:
+        link.execute("DROP SCHEMA public CASCADE")
+        link.execute("CREATE SCHEMA public")
+    yield postgres_server
 
 
 @pytest.fixture

@@ -11,10 +11,17 @@ from threading import Lock
 from typing import Any, cast
 
 from tenant_middleware.context import current_tenant, pin, scope
-from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach, TenantMismatch, missing_extra
+from tenant_middleware.errors import (
+    ConfigurationError,
+    InvalidInput,
+    IsolationBreach,
+    TenantMismatch,
+    missing_extra,
+)
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.keys import tag
-from tenant_middleware.langchain.threads import STAMP, Threads
+from tenant_middleware.langchain.listing import Listing, arows, rows
+from tenant_middleware.langchain.threads import Threads
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -87,12 +94,12 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         tenant, threads = _now()
-        scoped = _Listing(threads, config, filter, before, limit)
+        scoped = Listing(threads, config, filter, before, limit)
         return pin(self._list(tenant, scoped))
 
-    def _list(self, tenant: Tenant, scoped: _Listing) -> Iterator[CheckpointTuple]:
+    def _list(self, tenant: Tenant, scoped: Listing) -> Iterator[CheckpointTuple]:
         left = scoped.limit
-        for found in _stamped_first(self.inner, scoped):
+        for found in rows(self.inner, scoped):
             if left is not None and left <= 0:
                 return
             if scoped.threads.owns(found.config):
@@ -108,12 +115,12 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         tenant, threads = _now()
-        scoped = _Listing(threads, config, filter, before, limit)
+        scoped = Listing(threads, config, filter, before, limit)
         return pin(self._alist(tenant, scoped))
 
-    async def _alist(self, tenant: Tenant, scoped: _Listing) -> AsyncIterator[CheckpointTuple]:
+    async def _alist(self, tenant: Tenant, scoped: Listing) -> AsyncIterator[CheckpointTuple]:
         left = scoped.limit
-        async for found in _astamped_first(self.inner, scoped):
+        async for found in arows(self.inner, scoped):
             if left is not None and left <= 0:
                 return
             if scoped.threads.owns(found.config):
@@ -242,57 +249,6 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
         mine = threads.restored(found, asked)
         self._seen.note(mine.checkpoint["id"], tenant)
         return mine
-
-
-class _Listing:
-    """What a caller asked `list` for, translated; read at the call, before the first step."""
-
-    def __init__(
-        self,
-        threads: Threads,
-        config: RunnableConfig | None,
-        filter: dict[str, Any] | None,
-        before: RunnableConfig | None,
-        limit: int | None,
-    ) -> None:
-        self.threads = threads
-        self.config = threads.inward(config) if config else None
-        self.filter = threads.filtered(filter)
-        self.before = threads.inward(before) if before and "thread_id" in before["configurable"] else before
-        self.limit = limit
-
-    def asked(self, *, stamp: bool) -> dict[str, Any]:
-        """Arguments for the inner saver; without a thread the limit is ours, as the inner one counts everybody's."""
-        wanted = {**(self.filter or {}), STAMP: self.threads.tag} if stamp else self.filter
-        limit = self.limit if self.config else None
-        return {"filter": wanted, "before": self.before, "limit": limit}
-
-
-def _stamped_first(inner: BaseCheckpointSaver[Any], scoped: _Listing) -> Iterator[CheckpointTuple]:
-    """A listing over all threads asks for this tenant's stamp; savers that can't filter by it are read in full."""
-    if scoped.config is None:
-        try:
-            yield from inner.list(None, **scoped.asked(stamp=True))
-            return
-        except (
-            ValueError
-        ) as error:  # langgraph-checkpoint-redis knows four filter keys and says so before the first row
-            if "filter key" not in str(error):
-                raise
-    yield from inner.list(scoped.config, **scoped.asked(stamp=False))
-
-
-async def _astamped_first(inner: BaseCheckpointSaver[Any], scoped: _Listing) -> AsyncIterator[CheckpointTuple]:
-    if scoped.config is None:
-        try:
-            async for found in inner.alist(None, **scoped.asked(stamp=True)):
-                yield found
-            return
-        except ValueError as error:  # as in the sync twin
-            if "filter key" not in str(error):
-                raise
-    async for found in inner.alist(scoped.config, **scoped.asked(stamp=False)):
-        yield found
 
 
 class _Owners:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
-from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 
@@ -20,6 +19,7 @@ from tenant_middleware.errors import ConfigurationError, InvalidInput, MissingTe
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.langchain.threads import STAMP
 from tenant_middleware.tenant import Tenant
+from tests.memory.savers import BACKENDS, opened
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 
@@ -43,13 +43,10 @@ def said(graph: Any, text: str, config: Any = CONFIG) -> list[str]:
     return [m.content for m in graph.invoke({"messages": [("user", text)]}, config)["messages"]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def inner(request: pytest.FixtureRequest) -> Any:
-    if request.param == "memory":
-        yield InMemorySaver()
-    else:
-        with SqliteSaver.from_conn_string(":memory:") as saver:
-            yield saver
+@pytest.fixture(params=BACKENDS)
+def inner(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with opened(request.param, request) as saver:
+        yield saver
 
 
 def test_the_same_thread_id_is_two_conversations(inner: Any, pair: tuple[Tenant, Tenant]) -> None:
@@ -269,18 +266,3 @@ def test_the_allowlist_reaches_the_inner_saver(acme: Tenant) -> None:
 def test_wrapping_twice_is_an_error() -> None:
     with pytest.raises(ConfigurationError):
         TenantCheckpointSaver(TenantCheckpointSaver(InMemorySaver()))
-
-
-async def test_langgraphs_own_suite_passes_for_each_tenant_over_one_saver(pair: tuple[Tenant, Tenant]) -> None:
-    inner = InMemorySaver()
-
-    @checkpointer_test(name="tenant", skip_capabilities={"copy_thread", "prune", "delete_for_runs"})
-    async def factory() -> Any:
-        yield TenantCheckpointSaver(inner)
-
-    for tenant in pair:
-        async with scope(tenant):
-            report = await validate(factory)
-        assert report.passed_all_base(), report.to_dict()
-    threads = {name.split(":")[1] for name in inner.storage if inner.storage[name]}
-    assert len(threads) == 2, "both tenants' runs lie in the one saver"
