@@ -7,6 +7,7 @@ from tenant_middleware.langchain.cache import TenantCache
 from tenant_middleware.langchain.documents import stamp, verify_tenant
 from tenant_middleware.langchain.embeddings import TenantEmbeddings
 from tenant_middleware.langchain.guard import GuardInput
+from tenant_middleware.langchain.key_values import TenantKeyValueStore
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.langchain.model import TenantChatModel
 from tenant_middleware.langchain.retriever import TenantRetriever
@@ -26,6 +27,7 @@ __all__ = [
     "TenantChatModel",
     "TenantCheckpointSaver",
     "TenantEmbeddings",
+    "TenantKeyValueStore",
     "TenantRetriever",
     "TenantStore",
     "TenantTool",

@@ -25,15 +25,17 @@ def called_now(fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs:
 
 
 @passing
-def _steps(steps: PinnedIterator[T]) -> Iterator[T]:
-    with closing(steps):
-        yield from steps
+def steps(pinned: PinnedIterator[T]) -> Iterator[T]:
+    """The pinned steps as a generator, for callers that check for one."""
+    with closing(pinned):
+        yield from pinned
 
 
 @passing
-async def _asteps(steps: PinnedAsyncIterator[T]) -> AsyncIterator[T]:
-    async with aclosing(steps):
-        async for step in steps:
+async def asteps(pinned: PinnedAsyncIterator[T]) -> AsyncIterator[T]:
+    """The async twin of `steps`."""
+    async with aclosing(pinned):
+        async for step in pinned:
             yield step
 
 
@@ -50,28 +52,28 @@ class PinnedRunnable(Runnable[Any, Any]):
 
     @passing
     def stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _steps(pin(super().stream(*args, **kwargs)))
+        return steps(pin(super().stream(*args, **kwargs)))
 
     @passing
     def astream(self, *args: Any, **kwargs: Any) -> Any:
-        return _asteps(pin(super().astream(*args, **kwargs)))
+        return asteps(pin(super().astream(*args, **kwargs)))
 
     @passing
     def transform(self, *args: Any, **kwargs: Any) -> Any:
-        return _steps(pin(super().transform(*args, **kwargs)))
+        return steps(pin(super().transform(*args, **kwargs)))
 
     @passing
     def atransform(self, *args: Any, **kwargs: Any) -> Any:
-        return _asteps(pin(super().atransform(*args, **kwargs)))
+        return asteps(pin(super().atransform(*args, **kwargs)))
 
     @passing
     def batch_as_completed(self, *args: Any, **kwargs: Any) -> Any:
-        return _steps(pin(super().batch_as_completed(*args, **kwargs)))
+        return steps(pin(super().batch_as_completed(*args, **kwargs)))
 
     @passing
     def abatch_as_completed(self, *args: Any, **kwargs: Any) -> Any:
-        return _asteps(pin(super().abatch_as_completed(*args, **kwargs)))
+        return asteps(pin(super().abatch_as_completed(*args, **kwargs)))
 
     @passing
     def astream_log(self, *args: Any, **kwargs: Any) -> Any:
-        return _asteps(pin(super().astream_log(*args, **kwargs)))
+        return asteps(pin(super().astream_log(*args, **kwargs)))
