@@ -129,12 +129,13 @@ class Pool:
         if job.state is not State.RUNNING:
             return
         lane = self._lanes[job.tenant_id]
-        more = self.terms.cost(job.prompt_tokens, completion_tokens) - job.charged
-        if more > 0:
-            self._correct(lane, job, more)
+        cost = self.terms.cost(job.prompt_tokens, completion_tokens)
+        more = cost > job.charged
+        if more:
+            self._correct(lane, job, cost)
         if lane.probe is job:
             self._admitted(lane)
-        elif more <= 0:
+        elif not more:
             return
         self._refresh(lane, now)
 
@@ -199,18 +200,19 @@ class Pool:
         self.tallies.started(job.tenant_id, now - job.queued_at)
 
     def _stop(self, lane: Lane, job: Job, cost: float) -> None:
-        self._correct(lane, job, cost - job.charged)
+        self._correct(lane, job, cost)
         lane.running -= 1
         lane.tokens = max(lane.tokens - job.charged, 0.0) if lane.running else 0.0
         if lane.probe is job:
             self._admitted(lane)
         del self._running[job.seq]
 
-    def _correct(self, lane: Lane, job: Job, difference: float) -> None:
+    def _correct(self, lane: Lane, job: Job, cost: float) -> None:
+        difference = cost - job.charged
         if difference:
             self._order.correct(lane, job, difference)
-            job.charged += difference
-            lane.tokens += difference
+            job.charged = cost
+            lane.tokens = max(lane.tokens + difference, 0.0)
 
     def _expected(self, job: Job) -> float:
         output = self._means.expect(job.tenant_id, job.model, job.max_output)
@@ -254,6 +256,7 @@ class Pool:
                 self._ages = [entry for entry in self._ages if entry[2] == entry[3].version]
                 heapq.heapify(self._ages)
         elif lane.idle and lane.parked_until is None:
+            self._admitted(lane)  # whoever comes next has nothing to try for others
             self._idle[lane.tenant_id] = lane
 
     def _next(self, now: float) -> tuple[Lane | None, bool]:

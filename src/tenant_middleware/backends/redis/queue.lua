@@ -52,12 +52,13 @@ end
 local function save(lane)
   local key = P .. 'l:' .. lane.name
   if lane.queued == 0 and lane.running == 0 and not lane.parked then
-    if lane.counter <= pool.v or terms.order == 'arrival' then
+    if lane.counter <= pool.v or terms.order == 'fifo' then
       redis.call('ZREM', P .. 'idle', lane.name)
       redis.call('DEL', key)
       return
     end
     redis.call('ZADD', P .. 'idle', lane.counter, lane.name)
+    lane.probing, lane.probe = false, '' -- whoever comes next has nothing to try for others
   end
   redis.call('HSET', key, 'c', lane.counter, 'w', lane.weight, 'r', lane.running, 't', lane.tokens, 'n', lane.queued,
     's', lane.served, 'y', lane.since, 'm', lane.member, 'p', lane.parked or '', 'g', lane.probing and '1' or '0',
@@ -102,7 +103,7 @@ local function move(lane, by)
 end
 
 local function correct(lane, job, cost)
-  if terms.order == "vtc" then move(lane, (cost - job.charged) / job.share) end
+  if terms.order == 'vtc' then move(lane, (cost - job.charged) / job.share) end
   lane.tokens = math.max(lane.tokens + cost - job.charged, 0)
   job.charged = cost
 end
@@ -138,13 +139,13 @@ local function refresh(lane)
   if may_run(lane) then
     local _, seq = head_of(lane)
     if was == '' then
-      if terms.order ~= 'arrival' then lane.counter = math.max(lane.counter, pool.v) end
+      if terms.order ~= 'fifo' then lane.counter = math.max(lane.counter, pool.v) end
       lane.since = now
       redis.call('ZREM', P .. 'idle', lane.name)
     end
     lane.member = string.format('%08d:%016.0f:%s', lane.running, seq, lane.name)
     if was ~= '' and was ~= lane.member then redis.call('ZREM', P .. 'turns', was) end
-    redis.call('ZADD', P .. 'turns', terms.order == 'arrival' and seq or lane.counter, lane.member)
+    redis.call('ZADD', P .. 'turns', terms.order == 'fifo' and seq or lane.counter, lane.member)
     redis.call('ZADD', P .. 'ages', math.max(seq / 1e6, lane.served, lane.since), lane.name)
   elseif was ~= '' then
     redis.call('ZREM', P .. 'turns', was)
@@ -166,8 +167,8 @@ local function start(lane, id, job, in_turn)
   local cost = expected(lane, job)
   job.state, job.charged, job.share, job.started = 'r', cost, lane.weight, now
   if in_turn then pool.v = math.max(pool.v, lane.counter) end
-  if terms.order == "vtc" then move(lane, cost / lane.weight) end
-  if terms.order == 'round_robin' then move(lane, 1 / lane.weight) end
+  if terms.order == 'vtc' then move(lane, cost / lane.weight) end
+  if terms.order == 'wrr' then move(lane, 1 / lane.weight) end
   lane.running, lane.tokens, lane.served = lane.running + 1, lane.tokens + cost, now
   job.probe = lane.probing
   if lane.probing then lane.probe = id end
@@ -214,7 +215,7 @@ local function finish(id, job, prompt, output)
     stop(lane, id, job, cost)
     if lane.parked then retry(lane) end -- what this call held may be what the tenant's next one waits for
   elseif job.state == 'o' then
-    if terms.order == "vtc" then move(lane, (cost - job.charged) / job.share) end
+    if terms.order == 'vtc' then move(lane, (cost - job.charged) / job.share) end
   else
     unqueue(lane, id)
   end

@@ -38,6 +38,7 @@ if verb == 'enter' then
       status, more = -2, { string.format('%.6f', math.max((lane.parked or now) - now, pool.frozen - now)) }
     else
       status = 0
+      redis.call('ZADD', P .. 'seen', now, name)
     end
   end
 elseif verb == 'adopt' then -- a running call of a worker whose books were lost
