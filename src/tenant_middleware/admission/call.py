@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tenant_middleware.admission.queue import Slot
-from tenant_middleware.admission.store import Limits
+from tenant_middleware.admission.store import Balance, Left, Limits
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.metering.pricing import Price
 from tenant_middleware.metering.usage import Usage, check_tokens
@@ -96,12 +96,18 @@ class Hold:
     slot: Slot | None = None
     usage: Usage | None = None
     renewed: float = 0.0
+    left: tuple[float, float, int, int, int, int, float] | None = None
     done: bool = False
 
     @property
     def root(self) -> Hold:
         """The hold that has the reservation and the ledger row."""
         return self if self.parent is None else self.parent
+
+    @property
+    def balance(self) -> Balance | None:
+        """What was left for the tenant once this call was admitted; None for an attempt of another call."""
+        return Left(*self.left).balance() if self.left is not None else None
 
     def report(self, usage: Usage) -> None:
         """Note what the call has used so far; the last report before the end is what is settled."""

@@ -107,6 +107,26 @@ class ModelGate:
         """`release`, by awaiting."""
         await arun(self._release(hold))
 
+    def end(self, hold: Hold, error: BaseException | None) -> None:
+        """End a call as the exception says that left it; None settles what was reported.
+
+        An exception of the provider gives the reservation back; a call cut off from our side (cancelled, closed) is
+        charged what was reported, or its prompt.
+        """
+        run(self._end(hold, error))
+
+    async def aend(self, hold: Hold, error: BaseException | None) -> None:
+        """`end`, by awaiting."""
+        await arun(self._end(hold, error))
+
+    def join(self, hold: Hold, call: Call) -> Hold:
+        """A further attempt of an open call (another model, another provider): one reservation, one ledger row."""
+        return run(self._attempt(hold, call))
+
+    async def ajoin(self, hold: Hold, call: Call) -> Hold:
+        """`join`, by awaiting."""
+        return await arun(self._attempt(hold, call))
+
     def heartbeat_due(self, hold: Hold) -> bool:
         """Whether a running stream should `report` and `extend` now; cheap enough to ask for each chunk."""
         root = hold.root
@@ -146,10 +166,10 @@ class ModelGate:
             yield hold
         except BaseException as error:
             leave_call(hold, outer)
-            run(self._end(hold, error))
+            self.end(hold, error)
             raise
         leave_call(hold, outer)
-        self.settle(hold, hold.usage)
+        self.end(hold, None)
 
     @asynccontextmanager
     async def acall(self, call: Call) -> AsyncIterator[Hold]:
@@ -161,10 +181,10 @@ class ModelGate:
             yield hold
         except BaseException as error:
             leave_call(hold, outer)
-            await arun(self._end(hold, error))
+            await self.aend(hold, error)
             raise
         leave_call(hold, outer)
-        await self.asettle(hold, hold.usage)
+        await self.aend(hold, None)
 
     # The flows behind both twins.
 
@@ -207,6 +227,7 @@ class ModelGate:
             slot.waited if slot else 0.0,
             slot=slot,
             renewed=now,
+            left=answer.left,
         )
 
     def _enter(self, call: Call, ask: Ask, ticket: Ticket, store: AdmissionStore) -> Flow[Slot]:
@@ -238,6 +259,10 @@ class ModelGate:
             )
             telemetry.refused(call.tenant, call.model, error)
             raise error
+
+    def _attempt(self, hold: Hold, call: Call) -> Flow[Hold]:
+        self._entitled(call)
+        return (yield from self._join(hold.root, call))
 
     def _join(self, root: Hold, call: Call) -> Flow[Hold]:
         """An attempt inside an open call, priced by its own model; the reservation grows when it needs more."""
@@ -314,8 +339,10 @@ class ModelGate:
             if slot is not None:
                 yield Op(self.queue, "leave", (slot, 0, 0))
 
-    def _end(self, hold: Hold, error: BaseException) -> Flow[None]:
-        if isinstance(error, _CUT_OFF):
+    def _end(self, hold: Hold, error: BaseException | None) -> Flow[None]:
+        if error is None:
+            yield from self._settle(hold, hold.usage, "ok")
+        elif isinstance(error, _CUT_OFF):
             usage = hold.usage or Usage(hold.call.prompt_tokens, source="estimated")
             yield from self._settle(hold, usage, "cancelled")
         elif hold.usage is not None:

@@ -1,0 +1,59 @@
+"""Streams that end their call themselves, whatever happens to them: read out, broken, closed, cancelled, dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tenant_middleware.context import PinnedAsyncIterator
+from tenant_middleware.litellm.calls import Calls, OpenCall
+
+
+class SettledStream:
+    """An async iterator that counts what goes by and settles the call at its end."""
+
+    def __init__(self, calls: Calls, open_call: OpenCall, response: Any) -> None:
+        self._calls, self._open, self._response = calls, open_call, response
+        self._inner: AsyncIterator[Any] = aiter(response)
+        self._finalizer = weakref.finalize(self, calls.abandon, open_call, asyncio.get_running_loop())
+        self._finalizer.atexit = False  # by then the tenancy is closed; the lease charges what is left
+
+    def __aiter__(self) -> SettledStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            chunk = await anext(self._inner)
+            await self._calls.chunk(self._open, chunk)
+        except StopAsyncIteration:
+            await self._calls.finish_stream(self._open, self._response)
+            raise
+        except BaseException as error:
+            await self._calls.fail(self._open, error)
+            raise
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the provider's stream and settle what it has sent."""
+        try:
+            close = getattr(self._inner, "aclose", None)
+            if close is not None:
+                await close()
+        finally:
+            await self._calls.fail(self._open, GeneratorExit())
+
+
+class TenantStream(PinnedAsyncIterator[Any]):
+    """LiteLLM's stream, tied to the tenant it was made for: resumed in another tenant's scope it raises and settles.
+
+    Everything else that LiteLLM's stream offers (`_hidden_params`, `chunks`, ...) is there.
+    """
+
+    def __init__(self, calls: Calls, open_call: OpenCall, response: Any) -> None:
+        self._response = response
+        super().__init__(SettledStream(calls, open_call, response))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_response"], name)

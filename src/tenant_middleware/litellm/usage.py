@@ -1,0 +1,99 @@
+"""What a LiteLLM answer says it used, in each shape: chat, responses, embeddings, images, rerank, streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tenant_middleware.metering.usage import Usage
+
+
+def field(value: Any, name: str) -> Any:
+    """A field of an object or of a mapping; None where there is none."""
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def usage_of(response: Any) -> Usage | None:
+    """What the provider reported for an answer; None when it reported nothing."""
+    reported = field(response, "usage")
+    return _usage(reported) if reported is not None else _billed(field(response, "meta"))
+
+
+def _usage(reported: Any) -> Usage | None:
+    prompt = _first(reported, "prompt_tokens", "input_tokens")
+    output = _first(reported, "completion_tokens", "output_tokens")
+    if not prompt and not output:
+        return None
+    inputs = field(reported, "prompt_tokens_details") or field(reported, "input_tokens_details")
+    outputs = field(reported, "completion_tokens_details") or field(reported, "output_tokens_details")
+    return Usage(prompt, output, _first(inputs, "cached_tokens"), _first(outputs, "reasoning_tokens"))
+
+
+def _billed(meta: Any) -> Usage | None:
+    """Rerankers report tokens in `meta`, if they report any."""
+    tokens = field(meta, "tokens") if meta is not None else None
+    prompt, output = _first(tokens, "input_tokens"), _first(tokens, "output_tokens")
+    return Usage(prompt, output) if prompt or output else None
+
+
+def _first(value: Any, *names: str) -> int:
+    if value is not None:
+        for name in names:
+            if isinstance(found := field(value, name), int):
+                return found
+    return 0
+
+
+def is_hit(response: Any) -> bool:
+    """Whether an answer came whole from LiteLLM's cache."""
+    hidden = getattr(response, "_hidden_params", None)
+    return isinstance(hidden, Mapping) and hidden.get("cache_hit") is True
+
+
+class StreamCount:
+    """Counts a stream as it goes by: the provider's usage where it sends one, else the text, marked as estimated."""
+
+    def __init__(self, prompt: int) -> None:
+        self._prompt = prompt
+        self._reported: Usage | None = None
+        self._bytes = 0
+        self._chunks = 0
+
+    def add(self, chunk: Any) -> None:
+        """Count one chunk of a chat stream or one event of the responses API."""
+        reported = usage_of(chunk) or usage_of(field(chunk, "response"))
+        if reported is not None:
+            self._reported = reported
+        text = "".join(_texts(chunk))
+        if text:
+            self._chunks += 1
+            self._bytes += len(text.encode("utf-8", "surrogatepass"))
+
+    @property
+    def began(self) -> bool:
+        """Whether the provider has sent anything that it charges for."""
+        return self._chunks > 0 or self._reported is not None
+
+    def usage(self) -> Usage:
+        """What has been used so far; a stream that was cut off before its usage is counted by its text."""
+        counted = max(self._chunks, -(-self._bytes // 4))
+        if self._reported is not None and (self._reported.completion_tokens or not counted):
+            return self._reported
+        prompt = self._reported.prompt_tokens if self._reported is not None else self._prompt
+        return Usage(prompt, counted, source="estimated")
+
+
+def _texts(chunk: Any) -> list[str]:
+    delta = field(chunk, "delta")
+    if isinstance(delta, str):  # an event of the responses API
+        return [delta]
+    found: list[str] = []
+    for choice in field(chunk, "choices") or ():
+        piece = field(choice, "delta")
+        for name in ("content", "reasoning_content"):
+            if isinstance(text := field(piece, name), str):
+                found.append(text)
+        for call in field(piece, "tool_calls") or ():
+            function = field(call, "function")
+            found += [text for name in ("name", "arguments") if isinstance(text := field(function, name), str)]
+    return found
