@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import tomllib
@@ -23,7 +24,7 @@ from tenant_middleware.policy import Limit, Model, Policy, PriceRule, TenantRule
 
 ENV_PREFIX = "TENANCY__"
 # Tenant ids and model names are case sensitive, environment keys are not: [tenants] and [prices] stay in the file.
-ENV_SECTIONS = ("identity", "backends", "cache", "secrets")
+ENV_SECTIONS = ("identity", "backends", "cache", "billing", "secrets")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -63,9 +64,12 @@ class CacheSettings(Model):
 
 
 class AdmissionSettings(Model):
-    """How long a reservation outlives a silent worker, and how many workers share a limit while the store is down."""
+    """How long a reservation outlives a silent worker, how many workers share a limit while the store is down, and
+    how often settled rows move from a shared store into the ledger while the application runs.
+    """
 
     reservation_ttl: Duration = 120.0
+    drain_every: Duration = 1.0
     expected_workers: Annotated[int, Field(gt=0)] = 1
     store_timeout: Duration = 0.25
 
@@ -117,12 +121,25 @@ class QueueSettings(Model):
         return self
 
 
+class BillingSettings(Model):
+    """Where settled calls are posted as CloudEvents (OpenMeter: https://HOST/api/v1/events); unset is nowhere.
+
+    `since` leaves out calls of earlier days. The bearer token is a secret: TENANCY__SECRETS__BILLING_TOKEN.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    type: str = "tenant.model.call"
+    source: str = "tenant-middleware"
+    since: dt.date | None = None
+
+
 class SecretSettings(Model):
     """Keys that must not stand in the policy file of a real deployment; set them with TENANCY__SECRETS__..."""
 
     fingerprint_key: SecretStr | None = None
     passport_key: SecretStr | None = None
     pinecone_api_key: SecretStr | None = None
+    billing_token: SecretStr | None = None
 
 
 class PolicyFlags(Model):
@@ -141,6 +158,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     admission: AdmissionSettings = AdmissionSettings()
     queue: QueueSettings = QueueSettings()
+    billing: BillingSettings = BillingSettings()
     secrets: SecretSettings = SecretSettings()
     policy: PolicyFlags = PolicyFlags()
     tiers: dict[str, Tier]

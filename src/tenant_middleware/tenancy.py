@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import os
 import secrets
 from collections.abc import Mapping
@@ -23,6 +25,8 @@ from tenant_middleware.isolation.history import HistoryStore
 from tenant_middleware.isolation.knowledge import VersionedVectors
 from tenant_middleware.isolation.provider_state import ProviderIds, ProviderState
 from tenant_middleware.isolation.seal import LayerReport
+from tenant_middleware.metering.billing import Billing, BillingSink, CloudEventsSink
+from tenant_middleware.metering.books import Books
 from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.metering.pricing import PriceBook
 from tenant_middleware.policy import Explained, Policy
@@ -61,7 +65,13 @@ class Tenancy:
     """
 
     def __init__(
-        self, settings: Settings, policy: Policy, *, clock: Clock | None = None, queue: FairQueue | None = None
+        self,
+        settings: Settings,
+        policy: Policy,
+        *,
+        clock: Clock | None = None,
+        queue: FairQueue | None = None,
+        billing: BillingSink | None = None,
     ) -> None:
         self.settings = settings
         self.policy = policy
@@ -72,6 +82,7 @@ class Tenancy:
         self._closed = False
         self.ledger = self._open_ledger()
         self.gate = self._open_gate()
+        self._books = self._open_books(billing)
 
     @classmethod
     def from_file(
@@ -82,13 +93,15 @@ class Tenancy:
         environ: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         queue: FairQueue | None = None,
+        billing: BillingSink | None = None,
     ) -> Tenancy:
         """A tenancy from a policy file; `overrides` is a nested mapping that wins over file and environment.
 
-        Raises SettingsError that names file, key and reason.
+        `billing` takes settled calls, in place of the policy's [billing] url. Raises SettingsError that names file,
+        key and reason.
         """
         settings, policy = load(path, overrides=overrides, environ=environ)
-        return cls(settings, policy, clock=clock, queue=queue)
+        return cls(settings, policy, clock=clock, queue=queue, billing=billing)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, clock: Clock | None = None) -> Tenancy:
@@ -110,7 +123,8 @@ class Tenancy:
     def _open_ledger(self) -> WriteBehind:
         from tenant_middleware.backends.sql import SqlLedger
 
-        return WriteBehind(SqlLedger(self.settings.backends.ledger))
+        self._sql = SqlLedger(self.settings.backends.ledger)
+        return WriteBehind(self._sql)
 
     def _open_gate(self) -> ModelGate:
         store = self._opener.concern("admission", self._opener.admission(self.ledger))
@@ -125,6 +139,16 @@ class Tenancy:
             reservation_ttl=self.settings.admission.reservation_ttl,
             provider_state=lambda: self.provider_state,
         )
+
+    def _open_books(self, sink: BillingSink | None) -> Books:
+        told, secret = self.settings.billing, self.settings.secrets.billing_token
+        if sink is None and told.url is not None:
+            token = None if secret is None else secret.get_secret_value()
+            sink = CloudEventsSink(told.url, token=token, type=told.type, source=told.source)
+        since = None if told.since is None else dt.datetime.combine(told.since, dt.time(), dt.UTC).timestamp()
+        billing = None if sink is None else Billing(self._sql, sink, since=since)
+        streams = [store for store in self._opener.opened("admission") if hasattr(store, "drain_in_turn")]
+        return Books(self.ledger, streams, billing, every=self.settings.admission.drain_every)
 
     # Identity.
 
@@ -195,20 +219,15 @@ class Tenancy:
     # Books and life.
 
     def drain(self) -> int:
-        """Move settled rows into the ledger; returns how many were new there."""
-        moved = 0
-        for store in self._opener.opened("admission"):
-            if hasattr(store, "drain"):
-                moved += store.drain(self.ledger)
-        return moved + self.ledger.flush()
+        """Move settled rows into the ledger, and on to billing; returns how many were new in the ledger.
+
+        Raises StoreUnavailable when a store or the ledger is down; the rows stay where they are.
+        """
+        return self._books.drain()
 
     async def adrain(self) -> int:
         """`drain`, by awaiting."""
-        moved = 0
-        for store in self._opener.opened("admission"):
-            if hasattr(store, "adrain"):
-                moved += await store.adrain(self.ledger)
-        return moved + await self.ledger.aflush()
+        return await asyncio.to_thread(self._books.drain)
 
     def seal(self, *, strict: bool = True) -> list[LayerReport]:
         """Put tenant-keyed caches into every cache layer of the frameworks that are loaded; reports each layer.
@@ -218,11 +237,14 @@ class Tenancy:
         return seal.seal_all(self, strict=strict)
 
     def close(self) -> None:
-        """Write what is settled and close what was opened from URLs; a second close does nothing."""
+        """Write what is settled and close what was opened from URLs; a second close does nothing.
+
+        Raises StoreUnavailable when settled calls are left that no store holds.
+        """
         if self._closed:
             return
         self._closed = True
-        self.drain()
+        self._books.close()
         for backend in self._opener.everything():
             if hasattr(backend, "close"):
                 backend.close()
@@ -233,7 +255,7 @@ class Tenancy:
         if self._closed:
             return
         self._closed = True
-        await self.adrain()
+        await asyncio.to_thread(self._books.close)
         for backend in self._opener.everything():
             if hasattr(backend, "aclose"):
                 await backend.aclose()

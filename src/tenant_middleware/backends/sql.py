@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,6 +113,20 @@ class SqlLedger:
         wanted = (ROWS.c.tenant_id == tenant_id, ROWS.c.at >= since, ROWS.c.at - ROWS.c.latency >= since)
         with self._transaction() as connection:
             return int(connection.execute(sa.select(sa.func.sum(ROWS.c.cost_nano)).where(*wanted)).scalar() or 0)
+
+    def unbilled(self, *, limit: int, since: float | None = None) -> Sequence[LedgerRow]:
+        wanted = [ROWS.c.billed_at.is_(None), *_between(since, None)]
+        query = sa.select(*(ROWS.c[name] for name in _COLUMNS)).where(*wanted)
+        with self._transaction() as connection:
+            found = connection.execute(query.order_by(ROWS.c.at, ROWS.c.tenant_id, ROWS.c.call_id).limit(limit))
+            return [LedgerRow(*row) for row in found]
+
+    def mark_billed(self, rows: Iterable[LedgerRow]) -> None:
+        keys = [{"t": row.tenant_id, "c": row.call_id} for row in rows]
+        this = (ROWS.c.tenant_id == sa.bindparam("t"), ROWS.c.call_id == sa.bindparam("c"))
+        update = sa.update(ROWS).where(*this).values(billed_at=time.time())
+        with self._transaction() as connection:
+            connection.execute(update, keys)
 
     def close(self) -> None:
         """Close the connections; an in-memory database is gone then."""

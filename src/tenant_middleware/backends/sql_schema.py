@@ -10,7 +10,7 @@ from tenant_middleware.errors import ConfigurationError
 
 METADATA = sa.MetaData()
 # The revision in `migrations/versions` that ROWS describes; a test compares the two.
-REVISION = "0001"
+REVISION = "0002"
 _LOCK = 7_304_126_011
 
 _COUNT = sa.BigInteger
@@ -41,9 +41,13 @@ ROWS = sa.Table(
     sa.Column("stream", sa.Boolean, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("source", sa.String(16), nullable=False),
+    # When a billing sink took the row, in seconds since the epoch.
+    sa.Column("billed_at", sa.Float(53)),
     sa.Index("ix_tenant_ledger_at", "at"),
     sa.Index("ix_tenant_ledger_tenant_at", "tenant_id", "at"),
 )
+_UNBILLED = ROWS.c.billed_at.is_(None)
+sa.Index("ix_tenant_ledger_unbilled", ROWS.c.at, sqlite_where=_UNBILLED, postgresql_where=_UNBILLED)
 _VERSION = sa.Table("tenant_ledger_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
 
 

@@ -1,4 +1,4 @@
-"""The command line: `tenant-middleware demo | explain | usage`. Each command is a function in a module of its own."""
+"""The command line: `tenant-middleware demo | explain | usage | drain | export-costs | reconcile`. Each command is a function in a module of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from tenant_middleware.cli.demo import demo
+from tenant_middleware.cli.drain import drain
 from tenant_middleware.cli.explain import explain
 from tenant_middleware.cli.usage import usage
 from tenant_middleware.errors import ConfigurationError, InvalidInput, TenancyError
@@ -39,7 +40,7 @@ def _about() -> None:
     """One GenAI application for many tenants: nothing leaks, nobody starves, every dollar has an owner."""
 
 
-for command in (demo, explain, usage):
+for command in (demo, explain, usage, drain):
     app.command()(command)
 
 

@@ -92,6 +92,12 @@ class RedisAdmission:
         """Move settled rows of all tenants into a ledger; see `backends.redis.drain`."""
         return self.links.run(drain.drain(self.nodes, ledger, tuple(self._keys), claim_after=claim_after))
 
+    def drain_in_turn(self, ledger: Ledger, *, every: float, claim_after: float = 60.0) -> int:
+        """`drain`, unless another worker did in the last `every` seconds."""
+        if not self.links.run(drain.may_drain(self.nodes, every)):
+            return 0
+        return self.drain(ledger, claim_after=claim_after)
+
     def close(self) -> None:
         """Close the connections of threads."""
         self._finish(self.links.run)
@@ -111,10 +117,6 @@ class RedisAdmission:
 
     async def abalance(self, tenant: Tenant, limits: Limits) -> Balance:
         return await self.links.arun(self._balance(tenant, limits))
-
-    async def adrain(self, ledger: Ledger, *, claim_after: float = 0.0) -> int:
-        """`drain`, by awaiting."""
-        return await self.links.arun(drain.drain(self.nodes, ledger, tuple(self._keys), claim_after=claim_after))
 
     async def aclose(self) -> None:
         """Close the connections of threads and of the running loop."""

@@ -7,12 +7,11 @@ shares the rows out, and what a dead worker had taken is claimed by the next one
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tenant_middleware.backends.redis import wire
-from tenant_middleware.backends.redis.flow import Command, Elsewhere, Flow, Nodes, commands
+from tenant_middleware.backends.redis.flow import Address, Command, Elsewhere, Flow, Nodes, Send, commands
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.metering.ledger import Ledger, LedgerRow
 from tenant_middleware.tenant import Tenant
@@ -20,7 +19,10 @@ from tenant_middleware.tenant import Tenant
 _log = logging.getLogger(__name__)
 GROUP = "ledger"
 _PAGE = 500
-_CONSUMER = f"drainer-{secrets.token_hex(8)}"
+# One name for all: the server remembers each consumer for ever, and who took an entry is of no use, only how long ago.
+_CONSUMER = "drainer"
+# Whoever has it may drain in the background; the others would only ask the server the same.
+TURN = f"{wire.REGISTRY}.draining"
 
 
 class _Taken(NamedTuple):
@@ -38,9 +40,9 @@ def drain(nodes: Nodes, ledger: Ledger, seen: Sequence[str], *, claim_after: flo
     """
     new = 0
     tenants = yield from _tenants(nodes, seen)
+    outboxes = [wire.TenantKeys.of(Tenant(tenant_id, "drain")).outbox for tenant_id in tenants]
     batch: list[_Taken] = []
-    for tenant_id in tenants:
-        key = wire.TenantKeys.of(Tenant(tenant_id, "drain")).outbox
+    for key in (yield from _filled(nodes, outboxes)):
         while True:
             taken = yield from _take(nodes, key, claim_after)
             if not taken.ids:
@@ -56,6 +58,28 @@ def drain(nodes: Nodes, ledger: Ledger, seen: Sequence[str], *, claim_after: flo
     return new
 
 
+def may_drain(nodes: Nodes, seconds: float) -> Flow[bool]:
+    """Whether it is this worker's turn to drain in the background; for so long no other one gets it."""
+    taken = ("SET", TURN, "1", "NX", "PX", max(round(seconds * 1000), 1))
+    (reply,) = yield from commands(nodes, TURN, [taken])
+    return reply is not None
+
+
+def _filled(nodes: Nodes, outboxes: Sequence[str]) -> Flow[list[str]]:
+    """The outboxes in which something lies; idle tenants cost one command in a pipeline."""
+    by_node: dict[Address, list[str]] = {}
+    for key in outboxes:
+        by_node.setdefault(nodes.of(key), []).append(key)
+    filled: list[str] = []
+    for node, keys in by_node.items():
+        for start in range(0, len(keys), _PAGE):
+            page = keys[start : start + _PAGE]
+            lengths = yield Send(node, [("XLEN", key) for key in page])
+            # An error says that the slot has moved: who takes the rows will find it.
+            filled += [key for key, length in zip(page, lengths, strict=True) if length != 0]
+    return filled
+
+
 def _tenants(nodes: Nodes, seen: Sequence[str]) -> Flow[list[str]]:
     """All tenants with an outbox. A node may have lost the registry, so those seen here are added again."""
     asked: list[Command] = [("SADD", wire.REGISTRY, *seen)] if seen else []
@@ -67,10 +91,6 @@ def _take(nodes: Nodes, key: str, claim_after: float) -> Flow[_Taken]:
     idle = str(round(claim_after * 1000))
     claim = ("XAUTOCLAIM", key, GROUP, _CONSUMER, idle, "0-0", "COUNT", _PAGE)
     read = ("XREADGROUP", "GROUP", GROUP, _CONSUMER, "COUNT", _PAGE, "STREAMS", key, ">")
-    length = ("XLEN", key)
-    (waiting,) = yield from commands(nodes, key, [length])
-    if not waiting:
-        return _Taken(key, [], [])
     replies = yield from commands(nodes, key, [claim, read], allow="NOGROUP")
     if any(isinstance(reply, Exception) for reply in replies):
         yield from commands(nodes, key, [("XGROUP", "CREATE", key, GROUP, "0")], allow="BUSYGROUP")
