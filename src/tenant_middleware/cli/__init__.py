@@ -1,4 +1,4 @@
-"""The command line: `tenant-middleware demo | explain | usage | drain | export-costs | reconcile`. Each command is a function in a module of its own."""
+"""The command line: `tenant-middleware --help` lists it. Each command is a function in a module of its own."""
 
 from __future__ import annotations
 
