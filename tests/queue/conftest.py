@@ -10,6 +10,7 @@ from redis import Redis
 
 from tenant_middleware.errors import StoreUnavailable
 from tenant_middleware.local import local_redis
+from tenant_middleware.local.servers import local_redis_cluster
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,12 @@ def redis_url(redis_server: str) -> str:
     with Redis.from_url(redis_server) as client:
         client.flushall()
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def cluster(missing_service: Callable[[str], NoReturn]) -> Iterator[str]:
+    try:
+        with local_redis_cluster() as url:
+            yield url
+    except (ImportError, StoreUnavailable) as error:
+        missing_service(str(error))

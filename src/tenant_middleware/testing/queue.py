@@ -174,7 +174,7 @@ class FairQueueContract(ABC):
         await queue.aleave(other, 1, 0)
         await queue.aclose()
 
-    def test_threads_and_loops_share_the_slots(self) -> None:
+    async def test_threads_and_loops_share_the_slots(self) -> None:
         queue, most, now, lock = self.make(pools(2)), 0, 0, threading.Lock()
 
         def count(by: int) -> None:
@@ -198,17 +198,10 @@ class FairQueueContract(ABC):
                 count(-1)
                 await queue.aleave(slot, 10, 0)
 
-        async def loop() -> None:
-            await asyncio.gather(*(task(tenant) for tenant in (ACME, TWIN)))
-
-        threads = [threading.Thread(target=thread, args=(tenant,)) for tenant in (ACME, TWIN, NEXT)]
-        threads.append(threading.Thread(target=asyncio.run, args=(loop(),)))
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join(30)
+        threads = [asyncio.to_thread(thread, tenant) for tenant in (ACME, TWIN, NEXT)]
+        await asyncio.wait_for(asyncio.gather(*threads, *(task(tenant) for tenant in (ACME, TWIN))), 30)
         assert most <= 2 and now == 0
         (state,) = [pool for pool in queue.state() if pool.name == "p"]
         assert (state.running, state.waiting) == (0, 0)
         assert {lane.tenant_id: lane.served_calls for lane in state.lanes} == {"Acme": 20, "acme": 20, "acme2": 10}
-        queue.close()
+        await queue.aclose()
