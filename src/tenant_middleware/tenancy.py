@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.admission.queue import FairQueue
+from tenant_middleware.admission.store import AdmissionStore, Balance, Limits
 from tenant_middleware.backends.urls import Opener
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.context import scope
@@ -129,9 +130,10 @@ class Tenancy:
     def _open_gate(self) -> ModelGate:
         store = self._opener.concern("admission", self._opener.admission(self.ledger))
         own = getattr(store, "_pick", None)
+        self._store_for: Callable[[Tenant], AdmissionStore] = own if own is not None else lambda tenant: store
         return ModelGate(
             self.policy,
-            own if own is not None else lambda tenant: store,
+            self._store_for,
             PriceBook(self.policy.prices),
             self._queue or self._opener.queue(),
             self.clock,
@@ -217,6 +219,14 @@ class Tenancy:
         return Explanation(tuple(self.policy.explain(tenant)))
 
     # Books and life.
+
+    def balance(self, tenant: Tenant) -> Balance:
+        """What is left of a tenant's limits and budget, and what its calls in flight hold."""
+        return self._store_for(tenant).balance(tenant, Limits.of(self.policy.for_tenant(tenant)))
+
+    async def abalance(self, tenant: Tenant) -> Balance:
+        """`balance`, by awaiting."""
+        return await self._store_for(tenant).abalance(tenant, Limits.of(self.policy.for_tenant(tenant)))
 
     def drain(self) -> int:
         """Move settled rows into the ledger, and on to billing; returns how many were new in the ledger.

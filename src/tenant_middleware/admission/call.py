@@ -45,7 +45,8 @@ def new_nonce() -> str:
 class Call:
     """A model call before it is admitted. `prompt_tokens` is a bound, `max_tokens` the caller's wish for the output.
 
-    `id` is made here, never read from a request. `n` is the number of answers asked for at once.
+    `id` is made here, never read from a request. `n` is the number of answers asked for at once, `batch` says
+    that it goes through a provider's batch API, at its price.
     """
 
     tenant: Tenant
@@ -57,6 +58,7 @@ class Call:
     attempt: int = 0
     n: int = 1
     stream: bool = False
+    batch: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.tenant, Tenant):
@@ -96,6 +98,10 @@ class Hold:
     slot: Slot | None = None
     usage: Usage | None = None
     renewed: float = 0.0
+    # Where the tier reserves what was learnt (`reserved`, output) instead of the cap: what was written when last asked.
+    adaptive: bool = False
+    reserved: int = 0
+    seen: int = 0
     left: tuple[float, float, int, int, int, int, float] | None = None
     done: bool = False
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from tenant_middleware import telemetry
 from tenant_middleware.admission import plan
 from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id, new_nonce
+from tenant_middleware.admission.estimate import Learnt
 from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.admission.queue import FairQueue, Slot, Ticket
 from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Granted, Settlement
@@ -60,6 +61,7 @@ class ModelGate:
         self._record = record
         self._ttl = reservation_ttl
         self._provider_state = provider_state
+        self.learnt = Learnt()
 
     @property
     def provider_state(self) -> ProviderState | None:
@@ -193,8 +195,10 @@ class ModelGate:
         self._entitled(call)
         if isinstance(outer, Hold) and plan.joins(call, outer.root):
             return (yield from self._join(outer.root, call))
-        terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model)
-        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce())
+        terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model, batch=call.batch)
+        adaptive = terms.estimate == "adaptive" and call.kind is Kind.CHAT
+        expected = self.learnt.p95_output(call.tenant, call.model) if adaptive else None
+        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce(), expected_output=expected)
         ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
         deadline = self.clock.time() + terms.queue_timeout
         slot: Slot | None = yield from self._enter(call, ask, ticket, store)
@@ -221,13 +225,15 @@ class ModelGate:
             call,
             ask.limits,
             price,
-            answer.output,
+            plan.output_cap(ask, answer, plan.output_bound(call, terms)) if adaptive else answer.output,
             answer.nano,
             now,
             slot.waited if slot else 0.0,
             slot=slot,
             renewed=now,
             left=answer.left,
+            adaptive=adaptive,
+            reserved=answer.output,
         )
 
     def _enter(self, call: Call, ask: Ask, ticket: Ticket, store: AdmissionStore) -> Flow[Slot]:
@@ -266,7 +272,7 @@ class ModelGate:
 
     def _join(self, root: Hold, call: Call) -> Flow[Hold]:
         """An attempt inside an open call, priced by its own model; the reservation grows when it needs more."""
-        price = self.prices.price(call.model)
+        price = self.prices.price(call.model, batch=call.batch)
         terms = self.policy.for_tenant(call.tenant)
         ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce())
         output = min(ask.max_output, root.max_tokens)
@@ -280,13 +286,17 @@ class ModelGate:
 
     def _extend(self, hold: Hold, tokens: int) -> Flow[None]:
         root = hold.root
-        yield from self._grow(root, output=tokens, nano=0)
+        written = sum(attempt.usage.completion_tokens for attempt in (root, *root.attempts) if attempt.usage)
+        more = plan.growth(root, written) if root.adaptive else 0
+        # Its money is reserved now or the stream ends; its tokens are a debt of the bucket when it settles.
+        per_token = root.price.for_prompt(root.call.prompt_tokens).output_nano
+        yield from self._grow(root, output=tokens, nano=more * per_token)
+        root.reserved, root.seen = root.reserved + more, written
         if root.slot is not None:
-            written = [attempt.usage.completion_tokens for attempt in (root, *root.attempts) if attempt.usage]
-            yield Op(self.queue, "progress", (root.slot, sum(written)))
+            yield Op(self.queue, "progress", (root.slot, written))
 
     def _grow(self, root: Hold, *, output: int, nano: int) -> Flow[None]:
-        tenant, per_token = root.call.tenant, root.price.output_nano
+        tenant, per_token = root.call.tenant, root.price.for_prompt(root.call.prompt_tokens).output_nano
         ask = Ask(tenant, root.call.id, root.limits, 0, output, output, nano, per_token, self._ttl, new_nonce())
         answer = yield Op(self._store_for(root.call.tenant), "extend", (ask,))
         now = self.clock.time()
@@ -295,6 +305,7 @@ class ModelGate:
         root.renewed = now
         root.nano += answer.nano
         root.max_tokens += answer.output
+        root.reserved += answer.output
 
     def _settle(self, hold: Hold, usage: Usage | None, status: Status) -> Flow[None]:
         if usage is not None:
@@ -320,6 +331,8 @@ class ModelGate:
             slot, hold.slot = hold.slot, None
             if slot is not None:
                 yield Op(self.queue, "leave", (slot, row.prompt_tokens, row.completion_tokens))
+        if hold.adaptive and row.source == "provider" and status == "ok":
+            self.learnt.observe(hold.call.tenant, hold.call.model, output=row.completion_tokens)
         telemetry.settled(row)
 
     def _release(self, hold: Hold) -> Flow[None]:

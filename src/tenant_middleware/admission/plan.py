@@ -6,7 +6,7 @@ import datetime as dt
 
 from tenant_middleware.admission.call import Call, Hold, Kind
 from tenant_middleware.admission.queue import Ticket
-from tenant_middleware.admission.store import Ask, Balance, Denied, Limits
+from tenant_middleware.admission.store import Ask, Balance, Denied, Granted, Limits
 from tenant_middleware.clock import utc
 from tenant_middleware.errors import BudgetBusy, BudgetExceeded, InvalidInput, RateLimited, Refusal
 from tenant_middleware.metering.ledger import LedgerRow, Status
@@ -14,6 +14,8 @@ from tenant_middleware.metering.pricing import Price, to_nano, to_usd
 from tenant_middleware.metering.usage import Usage
 from tenant_middleware.policy import Tier
 
+# A stream that writes little still keeps this much output reserved ahead.
+_AHEAD = 64
 _UNITS = {"rpm": "requests a minute", "tpm": "tokens a minute", "concurrency": "calls at once"}
 
 
@@ -24,9 +26,10 @@ def ask_for(
 
     `expected_output` replaces the bound where the policy reserves what was learnt instead ("adaptive").
     """
-    output = _output_bound(call, terms)
+    output = output_bound(call, terms)
     if expected_output is not None:
         output = min(output, max(expected_output, 1))
+    price = price.for_prompt(call.prompt_tokens)
     return Ask(
         tenant=call.tenant,
         call_id=call.id,
@@ -41,11 +44,33 @@ def ask_for(
     )
 
 
-def _output_bound(call: Call, terms: Tier) -> int:
+def output_bound(call: Call, terms: Tier) -> int:
+    """The most output a call may ask for, all answers together."""
     if call.kind is not Kind.CHAT:
         return 0
     each = terms.max_output_tokens if call.max_tokens is None else min(call.max_tokens, terms.max_output_tokens)
     return each * call.n
+
+
+def output_cap(ask: Ask, answer: Granted, bound: int) -> int:
+    """The output cap to write into the request: what was reserved, and where only what was learnt is reserved, what
+    the budget would pay for beyond it.
+    """
+    if ask.max_output >= bound or answer.output < ask.max_output:
+        return answer.output
+    _, _, _, spent, reserved, lost, _ = answer.left
+    budget = ask.limits.budget_nano
+    if budget is None or ask.output_nano == 0:
+        return bound
+    return min(bound, answer.output + max(budget - spent - reserved - lost, 0) // ask.output_nano)
+
+
+def growth(hold: Hold, written: int) -> int:
+    """How much output to reserve on top, for an answer that nears or has passed what was learnt: twice what it wrote
+    since the last time it was asked, so that it stays ahead until the next.
+    """
+    ahead = written + max(2 * (written - hold.seen), _AHEAD)
+    return max(min(ahead, hold.max_tokens) - hold.reserved, 0)
 
 
 def ticket_for(ask: Ask, call: Call, terms: Tier) -> Ticket:

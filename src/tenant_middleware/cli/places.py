@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +22,13 @@ LedgerOption = Annotated[
     str | None,
     typer.Option("--ledger", help="The ledger's SQLAlchemy URL; default: the policy's.", show_default=False),
 ]
+
+Day = Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day in UTC.", show_default=False)]
+
+
+def seconds(day: dt.datetime | None) -> float | None:
+    """The beginning of a day, as the ledger counts time."""
+    return None if day is None else day.replace(tzinfo=dt.UTC).timestamp()
 
 
 def policy_path(given: Path | None) -> Path:

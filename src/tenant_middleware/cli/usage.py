@@ -12,12 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tenant_middleware.cli.places import LedgerOption, PolicyOption, ledger_url
+from tenant_middleware.cli.places import Day, LedgerOption, PolicyOption, ledger_url, seconds
+from tenant_middleware.metering.export import cell
 from tenant_middleware.metering.ledger import Totals
 
 FIGURES = ("calls", "embeddings", "cache_hits", "prompt_tokens", "completion_tokens")
-# A spreadsheet runs a cell that begins with one of these; subjects are text out of tokens.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class By(StrEnum):
@@ -29,9 +28,6 @@ class By(StrEnum):
     day = "day"
     tier = "tier"
     subject = "subject"
-
-
-Day = Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day in UTC.", show_default=False)]
 
 
 def usage(
@@ -61,16 +57,12 @@ def _read(
 ) -> tuple[Mapping[str, Totals], Totals]:
     from tenant_middleware.backends.sql import SqlLedger
 
-    first, after = _seconds(since), _seconds(until)
+    first, after = seconds(since), seconds(until)
     books = SqlLedger(url)
     try:
         return books.totals(by.value, since=first, until=after), books.totals(since=first, until=after)
     finally:
         books.close()
-
-
-def _seconds(day: dt.datetime | None) -> float | None:
-    return None if day is None else day.replace(tzinfo=dt.UTC).timestamp()
 
 
 def figures(one: Totals) -> dict[str, Any]:
@@ -82,11 +74,7 @@ def _write_csv(by: By, totals: Mapping[str, Totals]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([by.value, *FIGURES, "cost_usd"])
     for name, one in totals.items():
-        writer.writerow([_cell(name), *figures(one).values()])
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+        writer.writerow([cell(name), *figures(one).values()])
 
 
 def _print_table(by: By, totals: Mapping[str, Totals], whole: Totals) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from tenant_middleware.policy import PriceRule
 
 NANO = Decimal(1_000_000_000)
 _MILLION = Decimal(1_000_000)
+_INPUT = "input_cost_per_token"
+_TIER = re.compile(rf"{_INPUT}_above_(\d+)k_tokens")
 
 
 def to_nano(usd: Decimal) -> int:
@@ -35,7 +38,10 @@ def to_usd(nano: int) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Dollars per token and per call, with where and when they come from."""
+    """Dollars per token and per call, with where and when they come from.
+
+    `tiers` are the prices of prompts longer than so many tokens, shortest first; the whole call is charged by its tier.
+    """
 
     model: str
     input: Decimal
@@ -45,26 +51,50 @@ class Price:
     source: str
     as_of: str
     free: bool = False
+    reasoning: Decimal | None = None
+    cache_write: Decimal | None = None
+    tiers: tuple[tuple[int, Price], ...] = ()
+
+    def for_prompt(self, tokens: int) -> Price:
+        """The price of a call with a prompt of so many tokens."""
+        found = self
+        for above, price in self.tiers:
+            if tokens > above:
+                found = price
+        return found
 
     def cost(self, usage: Usage) -> Decimal:
         """Exact dollars of one attempt's usage."""
-        fresh = usage.prompt_tokens - min(usage.cached_tokens, usage.prompt_tokens)
-        cached = usage.prompt_tokens - fresh
-        return fresh * self.input + cached * self.cached_input + usage.completion_tokens * self.output + self.per_call
+        if self.tiers:
+            return replace(self.for_prompt(usage.prompt_tokens), tiers=()).cost(usage)
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        cached = min(usage.cached_tokens, prompt)
+        written = min(usage.cache_write_tokens, prompt - cached)
+        thought = min(usage.reasoning_tokens, completion)
+        total = (prompt - cached) * self.input + cached * self.cached_input + completion * self.output + self.per_call
+        if written and self.cache_write is not None:
+            total += written * (self.cache_write - self.input)
+        if thought and self.reasoning is not None:
+            total += thought * (self.reasoning - self.output)
+        return total
 
     @property
     def input_nano(self) -> int:
         """A bound on one prompt token, for reservations: whole nano-dollars, rounded up."""
-        return int((max(self.input, self.cached_input) * NANO).to_integral_value(ROUND_CEILING))
+        return _ceil(max(self.input, self.cached_input, self.cache_write or self.input))
 
     @property
     def output_nano(self) -> int:
         """A bound on one output token, for reservations: whole nano-dollars, rounded up."""
-        return int((self.output * NANO).to_integral_value(ROUND_CEILING))
+        return _ceil(max(self.output, self.reasoning or self.output))
 
     @property
     def per_call_nano(self) -> int:
         return to_nano(self.per_call)
+
+
+def _ceil(usd: Decimal) -> int:
+    return int((usd * NANO).to_integral_value(ROUND_CEILING))
 
 
 class PriceBook:
@@ -73,20 +103,23 @@ class PriceBook:
     def __init__(self, rules: Mapping[str, PriceRule], price_map: Mapping[str, Any] | None = None) -> None:
         self._rules = dict(rules)
         self._map = price_map
-        self._found: dict[str, Price] = {}
+        self._found: dict[tuple[str, bool], Price] = {}
 
-    def price(self, model: str) -> Price:
-        """The price of a model; raises UnpricedModel when neither the policy nor the map knows one."""
-        found = self._found.get(model)
+    def price(self, model: str, *, batch: bool = False) -> Price:
+        """The price of a model; raises UnpricedModel when neither the policy nor the map knows one.
+
+        `batch` asks for a batch API's discount, where the map has one; else the full price counts.
+        """
+        found = self._found.get((model, batch))
         if found is None:
-            found = self._look_up(model)
+            found = self._look_up(model, batch)
             if len(self._found) < 4096:
-                self._found[model] = found
+                self._found[model, batch] = found
         return found
 
-    def _look_up(self, model: str) -> Price:
+    def _look_up(self, model: str, batch: bool) -> Price:
         rule = self._rules.get(model)
-        price = _from_rule(model, rule) if rule is not None else self._from_map(model)
+        price = _from_rule(model, rule) if rule is not None else self._from_map(model, batch)
         if price is None:
             raise UnpricedModel(
                 "this model has no price, so its calls would silently cost nothing: add "
@@ -97,7 +130,7 @@ class PriceBook:
             raise UnpricedModel("this model's price is 0: say free = true in [prices] if that is meant", model=model)
         return price
 
-    def _from_map(self, model: str) -> Price | None:
+    def _from_map(self, model: str, batch: bool) -> Price | None:
         entry = self._entries.get(model)
         if entry is None and "/" in model:
             provider, _, name = model.partition("/")
@@ -107,15 +140,35 @@ class PriceBook:
         if entry is None or ("input_cost_per_token" not in entry and "output_cost_per_token" not in entry):
             return None
         cost = {name: Decimal(str(value)) for name, value in entry.items() if "cost" in name and _is_number(value)}
-        return Price(
-            model=model,
-            input=cost.get("input_cost_per_token", Decimal(0)),
-            output=cost.get("output_cost_per_token", Decimal(0)),
-            cached_input=cost.get("cache_read_input_token_cost", cost.get("input_cost_per_token", Decimal(0))),
-            per_call=cost.get("input_cost_per_request", Decimal(0)),
-            source="litellm",
-            as_of=self.snapshot,
-        )
+        discounted = batch and f"{_INPUT}_batches" in cost
+        source = "litellm batch" if discounted else "litellm"
+
+        def rates(tier: str, above: Price | None) -> Price:
+            """The prices with a suffix; what a tier doesn't name costs what it costs below it."""
+
+            def rate(name: str, default: Decimal | None) -> Decimal | None:
+                plain = cost.get(f"{name}{tier}", default)
+                return cost.get(f"{name}{tier}_batches", plain) if discounted else plain
+
+            zero = Decimal(0)
+            paid = rate(_INPUT, above.input if above else zero) or zero
+            return Price(
+                model=model,
+                input=paid,
+                output=rate("output_cost_per_token", above.output if above else zero) or zero,
+                cached_input=_or(rate("cache_read_input_token_cost", above.cached_input if above else None), paid),
+                per_call=cost.get("input_cost_per_request", zero),
+                source=source,
+                as_of=self.snapshot,
+                reasoning=rate("output_cost_per_reasoning_token", above.reasoning if above else None),
+                cache_write=rate("cache_creation_input_token_cost", above.cache_write if above else None),
+            )
+
+        price = rates("", None)
+        tiers: list[tuple[int, Price]] = []
+        for above in sorted({int(found[1]) for name in cost if (found := _TIER.fullmatch(name))}):
+            tiers.append((above * 1000, rates(f"_above_{above}k_tokens", tiers[-1][1] if tiers else price)))
+        return replace(price, tiers=tuple(tiers))
 
     @property
     def _entries(self) -> Mapping[str, Any]:
@@ -142,6 +195,10 @@ def _from_rule(model: str, rule: PriceRule) -> Price:
         as_of=rule.as_of.isoformat() if rule.as_of else "",
         free=rule.free,
     )
+
+
+def _or(value: Decimal | None, default: Decimal) -> Decimal:
+    return default if value is None else value
 
 
 def _is_number(value: object) -> bool:

@@ -15,7 +15,8 @@ MAX_TOKENS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one attempt. `cached_tokens` are part of `prompt_tokens`, `reasoning_tokens` of `completion_tokens`.
+    """Tokens of one attempt. `cached_tokens` (read from a provider's prompt cache) and `cache_write_tokens` (put there)
+    are part of `prompt_tokens`, `reasoning_tokens` of `completion_tokens`.
 
     Raises InvalidInput for negative or absurd counts.
     """
@@ -25,9 +26,10 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     source: Source = "provider"
+    cache_write_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"):
+        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens"):
             check_tokens(getattr(self, name), name)
 
     @property
@@ -41,6 +43,7 @@ class Usage:
             self.cached_tokens + other.cached_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
             "provider" if self.source == other.source == "provider" else "estimated",
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
 
