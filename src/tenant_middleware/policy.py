@@ -196,6 +196,13 @@ class Policy(Model):
             raise AuthenticationError("the tenant's tier contradicts the policy", rule="tier")
         return self._terms[tenant.id]
 
+    def admits(self, tenant: Tenant) -> bool:
+        """Whether `for_tenant` has terms for it."""
+        rule = self.tenants.get(tenant.id)
+        if rule is None:
+            return self.unlisted_tenants and tenant.tier in self.tiers
+        return rule.tier == tenant.tier
+
     def terms_of(self, tenant_id: str) -> Tier:
         """The resolved terms of a listed tenant."""
         return self._terms[tenant_id]

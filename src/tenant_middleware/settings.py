@@ -133,6 +133,18 @@ class BillingSettings(Model):
     since: dt.date | None = None
 
 
+class TelemetrySettings(Model):
+    """What is kept for latency verdicts, heat maps and reports: counts per tenant, stage and `window`, for `keep`.
+
+    `named_tenants`: how many tenants have metric series of their own; the others are `other`.
+    """
+
+    record: bool = True
+    window: Duration = 900.0
+    keep: Duration = 14 * 86400.0
+    named_tenants: Annotated[int, Field(gt=0)] = 100
+
+
 class SecretSettings(Model):
     """Keys that must not stand in the policy file of a real deployment; set them with TENANCY__SECRETS__..."""
 
@@ -159,6 +171,7 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = AdmissionSettings()
     queue: QueueSettings = QueueSettings()
     billing: BillingSettings = BillingSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     secrets: SecretSettings = SecretSettings()
     policy: PolicyFlags = PolicyFlags()
     tiers: dict[str, Tier]

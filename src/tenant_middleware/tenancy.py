@@ -6,12 +6,14 @@ import asyncio
 import datetime as dt
 import os
 import secrets
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from tenant_middleware import telemetry
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.admission.queue import FairQueue
 from tenant_middleware.admission.store import AdmissionStore, Balance, Limits
@@ -28,6 +30,7 @@ from tenant_middleware.isolation.provider_state import ProviderIds, ProviderStat
 from tenant_middleware.isolation.seal import LayerReport
 from tenant_middleware.metering.billing import Billing, BillingSink, CloudEventsSink
 from tenant_middleware.metering.books import Books
+from tenant_middleware.metering.observations import Observations
 from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.metering.pricing import PriceBook
 from tenant_middleware.policy import Explained, Policy
@@ -81,6 +84,7 @@ class Tenancy:
         self._secret = self._fingerprint_key()
         self._opener = Opener(settings, policy, self.clock, self._secret)
         self._closed = False
+        self.observations = self._open_observations()
         self.ledger = self._open_ledger()
         self.gate = self._open_gate()
         self._books = self._open_books(billing)
@@ -125,7 +129,22 @@ class Tenancy:
         from tenant_middleware.backends.sql import SqlLedger
 
         self._sql = SqlLedger(self.settings.backends.ledger)
-        return WriteBehind(self._sql)
+        also = None if self.observations is None else self.observations.flush_if_due
+        return WriteBehind(self._sql, also=also)
+
+    def _open_observations(self) -> Observations | None:
+        chosen = self.settings.telemetry
+        telemetry.series.named(chosen.named_tenants)
+        if not chosen.record:
+            return None
+        from tenant_middleware.backends.sql_observations import SqlObservations
+
+        store = SqlObservations(self.settings.backends.ledger)
+        seen = Observations(store, self.clock, knows=self.policy.admits, window=chosen.window, keep=chosen.keep)
+        telemetry.subscribe(seen)
+        # Also runs when this object is forgotten, and at interpreter exit.
+        self._unwatch = weakref.finalize(self, _stop_watching, seen)
+        return seen
 
     def _open_gate(self) -> ModelGate:
         store = self._opener.concern("admission", self._opener.admission(self.ledger))
@@ -259,6 +278,7 @@ class Tenancy:
             if hasattr(backend, "close"):
                 backend.close()
         self.ledger.close()
+        self._stop_watching()
 
     async def aclose(self) -> None:
         """`close`, by awaiting."""
@@ -272,6 +292,11 @@ class Tenancy:
             elif hasattr(backend, "close"):
                 backend.close()
         self.ledger.close()
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self.observations is not None:
+            self._unwatch()
 
     def __enter__(self) -> Tenancy:
         if self._closed:
@@ -290,3 +315,8 @@ class Tenancy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _stop_watching(seen: Observations) -> None:
+    telemetry.unsubscribe(seen)
+    seen.close()

@@ -26,6 +26,7 @@ NEEDS = {
     "backends.redisvl": "redisvl",
     "backends.pinecone": "pinecone",
     "notebook": "notebooks",
+    "telemetry.prometheus": "prometheus",
 }
 LAZY = ("local", "demo")  # import at the first use
 HEAVY = (

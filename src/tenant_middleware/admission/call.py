@@ -103,6 +103,8 @@ class Hold:
     reserved: int = 0
     seen: int = 0
     left: tuple[float, float, int, int, int, int, float] | None = None
+    first_chunk: float | None = None
+    admission: float = 0.0
     done: bool = False
 
     @property

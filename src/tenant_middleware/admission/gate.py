@@ -130,9 +130,11 @@ class ModelGate:
         return await arun(self._attempt(hold, call))
 
     def heartbeat_due(self, hold: Hold) -> bool:
-        """Whether a running stream should `report` and `extend` now; cheap enough to ask for each chunk."""
-        root = hold.root
-        return not root.done and self.clock.time() - root.renewed > min(self._ttl / 3, _HEARTBEAT_S)
+        """Note a chunk of a stream, and whether it should `report` and `extend` now; cheap enough for each chunk."""
+        root, now = hold.root, self.clock.time()
+        if root.first_chunk is None:
+            root.first_chunk = now
+        return not root.done and now - root.renewed > min(self._ttl / 3, _HEARTBEAT_S)
 
     def hit(self, call: Call) -> None:
         """Book an answer that came from a cache: it costs nothing and uses up no limit."""
@@ -200,7 +202,8 @@ class ModelGate:
         expected = self.learnt.p95_output(call.tenant, call.model) if adaptive else None
         ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce(), expected_output=expected)
         ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
-        deadline = self.clock.time() + terms.queue_timeout
+        began = self.clock.time()
+        deadline = began + terms.queue_timeout
         slot: Slot | None = yield from self._enter(call, ask, ticket, store)
         answer: Granted | Denied | None = None
         try:
@@ -221,6 +224,7 @@ class ModelGate:
             telemetry.refused(call.tenant, call.model, error)
             raise
         now = self.clock.time()
+        waited = slot.waited if slot else 0.0
         return Hold(
             call,
             ask.limits,
@@ -228,12 +232,13 @@ class ModelGate:
             plan.output_cap(ask, answer, plan.output_bound(call, terms)) if adaptive else answer.output,
             answer.nano,
             now,
-            slot.waited if slot else 0.0,
+            waited,
             slot=slot,
             renewed=now,
             left=answer.left,
             adaptive=adaptive,
             reserved=answer.output,
+            admission=max(now - began - waited, 0.0),
         )
 
     def _enter(self, call: Call, ask: Ask, ticket: Ticket, store: AdmissionStore) -> Flow[Slot]:
@@ -241,7 +246,9 @@ class ModelGate:
         try:
             slot: Slot
             try:
-                slot = yield Op(self.queue, "enter", (replace(ticket, timeout=0.0),), whole=False)
+                slot = yield Op(
+                    self.queue, "enter", (ticket if ticket.timeout <= 0 else replace(ticket, timeout=0.0),), whole=False
+                )
             except RateLimited:
                 if ticket.timeout <= 0:
                     raise
@@ -333,7 +340,8 @@ class ModelGate:
                 yield Op(self.queue, "leave", (slot, row.prompt_tokens, row.completion_tokens))
         if hold.adaptive and row.source == "provider" and status == "ok":
             self.learnt.observe(hold.call.tenant, hold.call.model, output=row.completion_tokens)
-        telemetry.settled(row)
+        first = None if hold.first_chunk is None else max(hold.first_chunk - hold.started, 0.0)
+        telemetry.settled(row, hold.call.tenant, admission=hold.admission, first_token=first)
 
     def _release(self, hold: Hold) -> Flow[None]:
         if any(attempt.usage is not None for attempt in hold.attempts):

@@ -187,12 +187,16 @@ def settled_attempts(hold: Hold) -> list[tuple[Hold, Usage]]:
 
 
 def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now: float) -> LedgerRow:
-    """The ledger row of a call: tokens and money summed over its attempts, money rounded once per attempt."""
-    total, nano = Usage(0), 0
-    for attempt, usage in attempts:
+    """The ledger row of a call: tokens and money summed over its attempts, money rounded once per attempt.
+
+    There is one attempt at least: the call itself.
+    """
+    total, nano = attempts[0][1], 0
+    for _, usage in attempts[1:]:
         total += usage
+    for attempt, usage in attempts:
         nano += to_nano(attempt.price.cost(usage)) + attempt.price.per_call_nano * (attempt.call.paid_units - 1)
-    call, last = hold.call, attempts[-1][0] if attempts else hold
+    call, last = hold.call, attempts[-1][0]
     return LedgerRow(
         tenant_id=call.tenant.id,
         call_id=call.id,

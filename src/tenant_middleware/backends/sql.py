@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,15 +12,13 @@ from operator import attrgetter, itemgetter
 from typing import Any, overload
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import SQLAlchemyError
 
 from tenant_middleware.backends import sql_schema as schema
+from tenant_middleware.backends.sql_engine import clear_error, open_engine
 from tenant_middleware.backends.sql_schema import ROWS
 from tenant_middleware.clock import utc
-from tenant_middleware.errors import SettingsError, StoreUnavailable, missing_extra
 from tenant_middleware.metering.ledger import By, LedgerRow, Totals
 from tenant_middleware.settings import in_memory_database
 
@@ -46,7 +42,7 @@ class SqlLedger:
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         self._in_memory = in_memory_database(url)
-        self._engine = _engine(url, timeout, in_memory=self._in_memory)
+        self._engine = open_engine(url, timeout)
         # One connection serves every thread of an in-memory database: transactions must not interleave on it.
         self._one_by_one = threading.Lock() if self._in_memory else None
         insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
@@ -54,7 +50,6 @@ class SqlLedger:
         # Compiled once and handed to the driver: a third of the time per row, on a path that shares the calls' CPU.
         compiled = statement.compile(self._engine, column_keys=[*_COLUMNS, "day"])
         self._insert, self._order = str(compiled), compiled.positiontup
-        _open_engines.add(self._engine)
         try:
             with self._clear_errors():
                 schema.bring_up_to_date(self._engine)
@@ -147,7 +142,7 @@ class SqlLedger:
         try:
             yield
         except SQLAlchemyError as error:
-            raise _explained(error) from error
+            raise clear_error(error) from error
 
 
 _HIT = ROWS.c.status == "cache_hit"
@@ -194,82 +189,3 @@ def _day(days: int) -> str:
 def _storable(text: str) -> str:
     """Postgres takes no NUL and no database a lone surrogate; one odd name must not hold up everybody's rows."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _engine(url: str, timeout: float, *, in_memory: bool) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-            raise SettingsError(
-                f"backends.ledger: expected sqlite:/// or postgresql+psycopg://, got {parsed.get_backend_name()!r}"
-            )
-        if parsed.get_backend_name() == "sqlite":
-            engine = _sqlite_engine(parsed, timeout, in_memory=in_memory)
-        else:
-            engine = sa.create_engine(
-                parsed,
-                pool_pre_ping=True,
-                connect_args={"connect_timeout": max(1, round(timeout)), "options": f"-c lock_timeout={timeout:g}s"},
-            )
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise SettingsError("backends.ledger: not a SQLAlchemy URL, for example sqlite:///usage.db") from error
-    except ModuleNotFoundError as error:
-        raise missing_extra("postgres", "a ledger on Postgres") from error
-    return engine
-
-
-def _sqlite_engine(url: sa.URL, timeout: float, *, in_memory: bool) -> sa.Engine:
-    arguments: dict[str, Any] = {"timeout": timeout, "check_same_thread": False}
-    engine = (
-        sa.create_engine(url, connect_args=arguments, poolclass=StaticPool)
-        if in_memory
-        else sa.create_engine(url, connect_args=arguments)
-    )
-    if not in_memory:
-        event.listen(engine, "connect", _set_journal)
-    return engine
-
-
-def _set_journal(connection: Any, _record: object) -> None:
-    # Readers and a writer don't block each other; FULL, because rows are deleted elsewhere once they are here.
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-_CLEAR = (
-    ("database is locked", "another process holds the lock on the ledger's database", 1.0),
-    ("database or disk is full", "the disk of the ledger's database is full: free space or move it", None),
-    (
-        "malformed",
-        "the ledger's database file is corrupted: restore a backup, or move it away to begin a new one",
-        None,
-    ),
-    ("not a database", "the ledger's file is no SQLite database: restore a backup, or move it away", None),
-    ("readonly database", "the ledger's database file is read-only", None),
-    ("unable to open", "the ledger's database file can't be opened: check its folder and permissions", None),
-    ("lock timeout", "another process holds a lock in the ledger's database", 1.0),
-)
-
-
-def _explained(error: SQLAlchemyError) -> StoreUnavailable:
-    """Ours, in plain words: a driver's message may repeat parameters, which are a tenant's."""
-    told = str(getattr(error, "orig", None) or "").lower()
-    for mark, text, retry_after in _CLEAR:
-        if mark in told:
-            return StoreUnavailable(text, store="ledger", retry_after=retry_after)
-    cause = type(getattr(error, "orig", None) or error).__name__
-    return StoreUnavailable(f"the ledger's database failed ({cause})", store="ledger", retry_after=1.0)
-
-
-_open_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for engine in list(_open_engines):
-        engine.dispose(close=False)  # the sockets and files are the parent's
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import overload
 
@@ -23,11 +23,20 @@ class WriteBehind:
 
     Rows are written when `batch` of them wait or `interval` seconds have passed. When the ledger fails, rows stay
     queued and are tried again; `failure` says why, and past `max_pending` rows `append` raises StoreUnavailable.
+    The thread calls `also` after each round: for what should be written now and then, too.
     """
 
-    def __init__(self, ledger: Ledger, *, batch: int = 500, interval: float = 0.2, max_pending: int = 100_000) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        batch: int = 500,
+        interval: float = 0.2,
+        max_pending: int = 100_000,
+        also: Callable[[], object] | None = None,
+    ) -> None:
         self.ledger = ledger
-        self._queue = queue = _Queue(ledger, batch, interval, max_pending)
+        self._queue = queue = _Queue(ledger, batch, interval, max_pending, also)
         # Also runs at interpreter exit, and when the last reference goes.
         self._finalizer = weakref.finalize(self, _give_up_late, queue)
         self.append = queue.append
@@ -87,11 +96,14 @@ class WriteBehind:
 class _Queue:
     """What the thread works on; it knows nothing of WriteBehind, so that an abandoned one can be collected."""
 
-    def __init__(self, ledger: Ledger, batch: int, interval: float, max_pending: int) -> None:
+    def __init__(
+        self, ledger: Ledger, batch: int, interval: float, max_pending: int, also: Callable[[], object] | None
+    ) -> None:
         self.rows: deque[LedgerRow] = deque()
         self.failure: StoreUnavailable | None = None
         self.ledger = ledger
         self._batch, self._interval, self._max_pending = batch, interval, max_pending
+        self._also = also
         self._writing = threading.Lock()
         self._some, self._many = threading.Event(), threading.Event()
         self._stopped = False
@@ -139,6 +151,8 @@ class _Queue:
                 self.flush()
             except StoreUnavailable:
                 self._some.set()  # kept in `failure`; tried again after `interval`
+            if self._also is not None:
+                self._also()
 
     def flush(self) -> int:
         new = 0

@@ -29,8 +29,11 @@ class Usage:
     cache_write_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens"):
-            check_tokens(getattr(self, name), name)
+        check_tokens(self.prompt_tokens, "prompt_tokens")
+        check_tokens(self.completion_tokens, "completion_tokens")
+        check_tokens(self.cached_tokens, "cached_tokens")
+        check_tokens(self.reasoning_tokens, "reasoning_tokens")
+        check_tokens(self.cache_write_tokens, "cache_write_tokens")
 
     @property
     def total_tokens(self) -> int:

@@ -1,0 +1,99 @@
+"""Connections to SQLite and Postgres through SQLAlchemy, and their failures in words of ours."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from tenant_middleware.errors import SettingsError, StoreUnavailable, missing_extra
+from tenant_middleware.settings import in_memory_database
+
+
+def open_engine(url: str, timeout: float) -> sa.Engine:
+    """The engine behind a URL; `timeout` bounds the wait for a connection and a lock, in seconds.
+
+    Raises SettingsError for another database or no URL at all. A forked child gets connections of its own.
+    """
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise SettingsError(
+                f"backends.ledger: expected sqlite:/// or postgresql+psycopg://, got {parsed.get_backend_name()!r}"
+            )
+        if parsed.get_backend_name() == "sqlite":
+            engine = _sqlite_engine(parsed, timeout, in_memory=in_memory_database(url))
+        else:
+            engine = sa.create_engine(
+                parsed,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": max(1, round(timeout)), "options": f"-c lock_timeout={timeout:g}s"},
+            )
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise SettingsError("backends.ledger: not a SQLAlchemy URL, for example sqlite:///usage.db") from error
+    except ModuleNotFoundError as error:
+        raise missing_extra("postgres", "a ledger on Postgres") from error
+    _open_engines.add(engine)
+    return engine
+
+
+def _sqlite_engine(url: sa.URL, timeout: float, *, in_memory: bool) -> sa.Engine:
+    arguments: dict[str, Any] = {"timeout": timeout, "check_same_thread": False}
+    engine = (
+        sa.create_engine(url, connect_args=arguments, poolclass=StaticPool)
+        if in_memory
+        else sa.create_engine(url, connect_args=arguments)
+    )
+    if not in_memory:
+        event.listen(engine, "connect", _set_journal)
+    return engine
+
+
+def _set_journal(connection: Any, _record: object) -> None:
+    # Readers and a writer don't block each other; FULL, because rows are deleted elsewhere once they are here.
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+_CLEAR = (
+    ("database is locked", "another process holds the lock on the ledger's database", 1.0),
+    ("database or disk is full", "the disk of the ledger's database is full: free space or move it", None),
+    (
+        "malformed",
+        "the ledger's database file is corrupted: restore a backup, or move it away to begin a new one",
+        None,
+    ),
+    ("not a database", "the ledger's file is no SQLite database: restore a backup, or move it away", None),
+    ("readonly database", "the ledger's database file is read-only", None),
+    ("unable to open", "the ledger's database file can't be opened: check its folder and permissions", None),
+    ("lock timeout", "another process holds a lock in the ledger's database", 1.0),
+)
+
+
+def clear_error(error: SQLAlchemyError) -> StoreUnavailable:
+    """Ours, in plain words: a driver's message may repeat parameters, which are a tenant's."""
+    told = str(getattr(error, "orig", None) or "").lower()
+    for mark, text, retry_after in _CLEAR:
+        if mark in told:
+            return StoreUnavailable(text, store="ledger", retry_after=retry_after)
+    cause = type(getattr(error, "orig", None) or error).__name__
+    return StoreUnavailable(f"the ledger's database failed ({cause})", store="ledger", retry_after=1.0)
+
+
+_open_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_open_engines):
+        engine.dispose(close=False)  # the sockets and files are the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,223 @@
+"""The hooks every stage reports to: spans and metrics on the OpenTelemetry API, which do nothing without an SDK.
+
+Attributes carry the tenant and numbers, never content. Names are OpenTelemetry's GenAI conventions where there is one.
+Observers that subscribe (a Tenancy's own record for reports) hear of stages and refusals too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from time import perf_counter, time_ns
+from types import TracebackType
+from typing import Literal, Protocol
+
+from opentelemetry import context, metrics, trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from tenant_middleware.errors import IsolationBreach, Refusal
+from tenant_middleware.telemetry.series import TopTenants
+from tenant_middleware.tenant import Tenant
+
+Stage = Literal[
+    "guard", "cache", "retrieval", "memory", "queue", "admission", "first_token", "generation", "tool", "ingest"
+]
+TENANT = "tenant.id"
+NAME = "tenant_middleware"
+
+_log = logging.getLogger(__name__)
+_tracer = trace.get_tracer(NAME)
+_meter = metrics.get_meter(NAME)
+_calls = _meter.create_counter("tenant.model.calls", unit="{call}", description="Settled model calls")
+_tokens = _meter.create_histogram(
+    "gen_ai.client.token.usage", unit="{token}", description="Tokens of settled model calls"
+)
+_duration = _meter.create_histogram(
+    "gen_ai.client.operation.duration", unit="s", description="Time of settled model calls, without waiting"
+)
+_cost = _meter.create_counter("tenant.model.cost", unit="nUSD", description="Nano-dollars of settled model calls")
+_refusals = _meter.create_counter("tenant.refusals", unit="{refusal}", description="Calls refused, by rule")
+_incidents = _meter.create_counter(
+    "tenant.isolation.incidents", unit="{incident}", description="Data of another tenant that a check held back"
+)
+_outages = _meter.create_counter(
+    "tenant.store.outages", unit="{outage}", description="Times a shared store was given up for a while"
+)
+_stages = _meter.create_histogram("tenant.stage.duration", unit="s", description="Time in one stage of a request")
+
+series = TopTenants()
+
+
+class Observer(Protocol):
+    """Hears of every stage and refusal in this process; it is called on the path of a request and must be quick."""
+
+    def stages(self, tenant: Tenant, seconds: Mapping[str, float]) -> None: ...
+    def refusal(self, tenant: Tenant, rule: str) -> None: ...
+
+
+_observers: tuple[Observer, ...] = ()
+
+
+def subscribe(observer: Observer) -> None:
+    """Let an observer hear of what follows, until `unsubscribe`."""
+    global _observers
+    _observers = (*_observers, observer)
+
+
+def unsubscribe(observer: Observer) -> None:
+    """Tell an observer nothing more."""
+    global _observers
+    _observers = tuple(one for one in _observers if one is not observer)
+
+
+class SettledCall(Protocol):
+    """What a ledger row tells the meters."""
+
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def cost_nano(self) -> int: ...
+    @property
+    def queue_wait(self) -> float: ...
+    @property
+    def latency(self) -> float: ...
+
+
+class stage:
+    """`with stage("retrieval", tenant):` is a span and a timing around one stage of one tenant's request."""
+
+    __slots__ = ("_began", "_name", "_span", "_tenant", "_token")
+
+    def __init__(self, name: Stage, tenant: Tenant) -> None:
+        self._name, self._tenant = name, tenant
+
+    def __enter__(self) -> None:
+        self._span: Span | None = None
+        if _traced():
+            self._span = _tracer.start_span(f"tenant.{self._name}", attributes={TENANT: self._tenant.id})
+            self._token = context.attach(trace.set_span_in_context(self._span))
+        self._began = perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
+    ) -> None:
+        seconds, span = perf_counter() - self._began, self._span
+        if span is not None:
+            # The span learns the error's type, never its words: a provider's or driver's may quote content.
+            if error is not None:
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            span.end()
+            context.detach(self._token)
+        if isinstance(error, IsolationBreach):
+            incident(self._tenant, self._name)
+        observe(self._tenant, {self._name: seconds})
+
+
+def _traced() -> bool:
+    """Whether anybody collects spans; what is made for nobody still costs microseconds."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def observe(tenant: Tenant, seconds: Mapping[str, float]) -> None:
+    """Record the times of stages that were measured elsewhere; `generation` is in seconds per output token."""
+    who = series.label(tenant.id)
+    for name, took in seconds.items():
+        _stages.record(took, {TENANT: who, "stage": name})
+    for observer in _observers:
+        observer.stages(tenant, seconds)
+
+
+def settled(row: SettledCall, tenant: Tenant, *, admission: float = 0.0, first_token: float | None = None) -> None:
+    """Count a settled model call and the stages it went through.
+
+    `admission`: seconds it took to be admitted, without the queue; `first_token`: seconds from then on.
+    """
+    attributes = {
+        TENANT: series.label(row.tenant_id),
+        "gen_ai.request.model": row.model,
+        "gen_ai.operation.name": _operation(row.kind),
+    }
+    _calls.add(1, {**attributes, "status": row.status})
+    _tokens.record(row.prompt_tokens, {**attributes, "gen_ai.token.type": "input"})
+    _tokens.record(row.completion_tokens, {**attributes, "gen_ai.token.type": "output"})
+    _duration.record(row.latency, attributes)
+    _cost.add(row.cost_nano, attributes)
+    if _traced():
+        _model_span(row)
+    if row.kind == "chat":
+        observe(tenant, _stages_of(row, admission, first_token))
+
+
+def _stages_of(row: SettledCall, admission: float, first_token: float | None) -> dict[str, float]:
+    took, writing = {"queue": row.queue_wait, "admission": admission}, row.latency
+    if first_token is not None:
+        took["first_token"] = first_token
+        writing = max(writing - first_token, 0.0)
+    if row.completion_tokens and row.status == "ok":
+        took["generation"] = writing / row.completion_tokens
+    return took
+
+
+def _operation(kind: str) -> str:
+    return "embeddings" if kind == "embedding" else kind
+
+
+def _model_span(row: SettledCall) -> None:
+    """The span of a model call, written when it has settled: hooks of some frameworks can't hold one open."""
+    operation = _operation(row.kind)
+    now = time_ns()
+    span = _tracer.start_span(
+        f"{operation} {row.model}", kind=SpanKind.CLIENT, start_time=now - round(row.latency * 1e9)
+    )
+    if span.is_recording():  # not all are: the SDK samples
+        span.set_attributes(
+            {
+                TENANT: row.tenant_id,
+                "tenant.tier": row.tier,
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": row.provider or "unknown",
+                "gen_ai.request.model": row.model,
+                "gen_ai.usage.input_tokens": row.prompt_tokens,
+                "gen_ai.usage.output_tokens": row.completion_tokens,
+                "tenant.cost_nano_usd": row.cost_nano,
+                "tenant.queue_wait": row.queue_wait,
+            }
+        )
+        if row.status not in ("ok", "cache_hit"):
+            span.set_status(Status(StatusCode.ERROR, row.status))
+    span.end(now)
+
+
+def store_down(store: str) -> None:
+    """Count an outage of a shared store; what the policy says for it happens from now on."""
+    _outages.add(1, {"store": store})
+
+
+def refused(tenant: Tenant, model: str, error: BaseException) -> None:
+    """Count a refusal, by the rule that decided it."""
+    if isinstance(error, Refusal):
+        _refusals.add(1, {TENANT: series.label(tenant.id), "code": error.code, "rule": error.rule})
+        for observer in _observers:
+            observer.refusal(tenant, error.rule)
+
+
+def incident(tenant: Tenant, where: str) -> None:
+    """Count data of another tenant that a check held back from this one: somebody should be told at once."""
+    _incidents.add(1, {TENANT: series.label(tenant.id), "where": where})
+    _log.error("isolation incident in %s: a check held back what isn't the tenant's", where)
