@@ -125,7 +125,7 @@ def test_a_store_that_is_down_at_the_end_keeps_its_rows_and_closes_the_rest(
 
 
 def test_rows_are_trimmed_only_when_the_ledger_has_them(on_redis: dict[str, Any], redis_url: str) -> None:
-    """A drainer that dies between reading and writing: the rows stay in the stream, and the next one takes them over."""
+    """A drainer that dies between reading and writing: rows stay in the stream, and the next one takes them."""
     with Tenancy.from_mapping(on_redis) as tenancy, Redis.from_url(redis_url) as client:
         outbox = wire.TenantKeys.of(TENANTS[0]).outbox
         for _ in range(3):

@@ -91,8 +91,8 @@ def _before_billing(url: str) -> None:
             sa.text(
                 "INSERT INTO tenant_ledger (tenant_id, call_id, at, day, tier, model, kind, provider, prompt_tokens, "
                 "cached_tokens, completion_tokens, reasoning_tokens, cost_nano, price_source, price_as_of, attempts, "
-                "attempt_ids, latency, queue_wait, stream, status, source) VALUES ('acme', 'old', 1, '1970-01-01', 't', "
-                "'m', 'chat', '', 1, 0, 1, 0, 42, '', '', 1, '', 0, 0, false, 'ok', 'provider')"
+                "attempt_ids, latency, queue_wait, stream, status, source) VALUES ('acme', 'old', 1, '1970-01-01', "
+                "'t', 'm', 'chat', '', 1, 0, 1, 0, 42, '', '', 1, '', 0, 0, false, 'ok', 'provider')"
             )
         )
     engine.dispose()
