@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from functools import lru_cache
 
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.tenant import Tenant
@@ -86,5 +87,9 @@ def digest(tenant: Tenant, *parts: str, bits: int = 160) -> str:
 
 def fingerprint(secret: bytes, tenant: Tenant, text: str) -> str:
     """A keyed hash of content for logs, caches and ledgers: equal texts of two tenants give unrelated values."""
-    per_tenant = hmac.digest(secret, key(tenant, "fingerprint").encode("ascii"), "sha256")
-    return hmac.new(per_tenant, text.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+    return hmac.digest(_own_secret(secret, tenant), text.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+@lru_cache(maxsize=4096)
+def _own_secret(secret: bytes, tenant: Tenant) -> bytes:
+    return hmac.digest(secret, key(tenant, "fingerprint").encode("ascii"), "sha256")

@@ -256,7 +256,8 @@ def test_two_chains_behind_one_cache_do_not_meet(make: Make, acme: Tenant) -> No
             assert casual.invoke({"question": "what is the price"}).startswith("Casually")
         assert chain("Formally: {question}", "qa").answer({"question": "the price please"}).hit, "as after a restart"
         assert not chain("Formally: {question}", "other").answer({"question": "the price please"}).hit
-        assert not chain("Formally: {question}", None).answer({"question": "the price please"}).hit
+        for _ in range(50):  # whatever address it gets
+            assert not chain("Formally: {question}", None).answer({"question": "the price please"}).hit
 
 
 def test_messages_and_dictionaries_come_back_as_they_were(make: Make, acme: Tenant) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 from typing import Any, Literal, Protocol
 
 from tenant_middleware.errors import InvalidInput, IsolationBreach
@@ -114,7 +115,7 @@ def question(
 def check_embedding(embedding: Sequence[float]) -> tuple[float, ...]:
     """The embedding as plain floats, finite and not all zero."""
     numbers = tuple(map(float, embedding))
-    norm = math.fsum(x * x for x in numbers)
+    norm = sum(map(mul, numbers, numbers))
     if not math.isfinite(norm) or norm == 0:
         raise InvalidInput("cache embedding: expected finite numbers that aren't all zero")
     return numbers

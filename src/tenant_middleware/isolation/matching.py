@@ -12,7 +12,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
+from tenant_middleware.isolation.asking import asks, reworded
 from tenant_middleware.isolation.words import (
     DIRECTIONS,
     FILLERS,
@@ -22,6 +24,7 @@ from tenant_middleware.isolation.words import (
     OPENERS,
     ORDINALS,
     PERIODS,
+    PREPOSITIONS,
     QUANTIFIERS,
     SYNONYMS,
     UNITS,
@@ -36,6 +39,7 @@ _CODE = re.compile(r"\b(?=[\w-]*\d)(?=[\w-]*[^\W\d_])[\w]+(?:-[\w]+)*\b|\b[^\W\d
 _SENTENCE = re.compile(r"[.!?:;]\s+|\n+")
 _SCALES = {"k": 1_000, "thousand": 1_000, "m": 1_000_000, "million": 1_000_000, "bn": 10**9, "billion": 10**9}
 _CURRENCIES = frozenset(("usd", "eur", "gbp", "jpy", "inr"))
+_SEASON = frozenset(("in", "this", "last", "next", "of", "the", "during", "since", "every"))
 _ORDINAL_SUFFIX = frozenset(("st", "nd", "rd", "th"))
 
 
@@ -48,24 +52,27 @@ class Signature:
     names: tuple[str, ...]
     negations: int
     directions: tuple[str, ...]
+    asks: str
 
     @property
     def parts(self) -> tuple[object, ...]:
         """The signature as JSON values, for hashing."""
-        return (list(self.numbers), list(self.dates), list(self.names), self.negations, list(self.directions))
+        exact = (self.numbers, self.dates, self.names, self.directions)
+        return (*map(list, exact), self.negations, self.asks)
 
 
 @lru_cache(maxsize=4096)
 def signature(text: str) -> Signature:
-    """Numbers (spelt or in digits), dates and periods, names, negations and words that turn a question round."""
+    """Numbers (spelt or in digits), dates and periods, names, negations, words that turn it round, what it asks for."""
     plain = _plain(text)
-    words = _words(plain)
+    words = _words(reworded(plain))
     return Signature(
         numbers=_numbers(words),
         dates=_dates(words),
         names=_names(plain),
         negations=sum(_negates(word) for word in words),
-        directions=tuple(sorted({DIRECTIONS[w] for w in words if w in DIRECTIONS} | _quantities(words))),
+        directions=(*sorted({turn for word in words if (turn := _turn(word))} | _quantities(words)), *_route(words)),
+        asks=asks(words),
     )
 
 
@@ -73,12 +80,21 @@ def compatible(asked: str, stored: str) -> bool:
     """Whether a near stored question may answer this one."""
     if asked == stored:
         return True
-    return signature(asked) == signature(stored) and not _other_filling(_content(asked), _content(stored))
+    if signature(asked) != signature(stored):
+        return False
+    mine, theirs = _said(asked), _said(stored)
+    return not _other_filling(mine.content, theirs.content) and not mine.triples & theirs.reversed_triples
+
+
+def forget() -> None:
+    """Drop what is remembered of texts seen before: for measuring."""
+    signature.cache_clear()
+    _said.cache_clear()
 
 
 def _plain(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).replace("’", "'")
-    return _ISO.sub(lambda m: f"{m[1]} m{int(m[2])} {int(m[3])}", text)
+    return _ISO.sub(lambda m: f"m{int(m[2])} {int(m[3])} {m[1]}", text)
 
 
 def _words(plain: str) -> list[str]:
@@ -103,7 +119,7 @@ def _stem_possessive(word: str) -> str:
 
 def _numbers(words: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         if word[0].isdigit():
             found.append(_digits(word) + ("th" if after in _ORDINAL_SUFFIX else ""))
         elif word in NUMBERS and not (found and word in _SCALES):
@@ -149,11 +165,13 @@ def _currency_last(found: list[str]) -> tuple[str, ...]:
 
 def _dates(words: Sequence[str]) -> tuple[str, ...]:
     found = []
-    for before, word in zip(["", *words[:-1]], words, strict=True):
+    for before, word, after in zip(["", *words], words, [*words, ""][1:], strict=False):
         if word in MONTHS and not (word in ("may", "mar", "march") and not _is_month(before, words, word)):
             found.append(MONTHS[word])
         for table in (WEEKDAYS, WHEN, PERIODS):
             if word in table and word not in ("mon", "sat", "sun", "this", "second", "past"):
+                if (word == "fall" and before not in _SEASON) or (word == "last" and after == ""):
+                    continue  # the verbs: invoices fall due, how long does it last
                 found.append(table[word])
     return tuple(sorted(found))
 
@@ -169,6 +187,20 @@ def _is_month(before: str, words: Sequence[str], word: str) -> bool:
         or after[:1].isdigit()
         or before[:1].isdigit()
     )
+
+
+def _turn(word: str) -> str | None:
+    return DIRECTIONS.get(word) or _TURNS.get(_stem(word))
+
+
+def _route(words: Sequence[str]) -> tuple[str, ...]:
+    """Where something goes from and to: from savings to checking isn't from checking to savings."""
+    if "from" not in words or "to" not in words:
+        return ()
+    ends = (
+        (way, [word for word in words[words.index(way) + 1 :] if word not in FILLERS][:1]) for way in ("from", "to")
+    )
+    return tuple(f"{way}:{_meaning(end[0])}" for way, end in ends if end)
 
 
 def _names(plain: str) -> tuple[str, ...]:
@@ -204,41 +236,53 @@ def _quantities(words: Sequence[str]) -> set[str]:
     return {QUANTIFIERS[word] for i, word in enumerate(words) if word in QUANTIFIERS and i not in asked}
 
 
-def _content(text: str) -> list[str]:
-    return [_meaning(word) for word in _words(_plain(text)) if word not in FILLERS and word != "_"]
+class _Said(NamedTuple):
+    """What the words mean that carry meaning of their own, and in threes: server runs database, budget for deadline."""
+
+    content: frozenset[str]
+    triples: frozenset[tuple[str, ...]]
+
+    @property
+    def reversed_triples(self) -> frozenset[tuple[str, ...]]:
+        return frozenset(triple[::-1] for triple in self.triples if triple[::-1] != triple)
+
+
+@lru_cache(maxsize=4096)
+def _said(text: str) -> _Said:
+    words = [word for word in _words(reworded(_plain(text))) if word != "_" and not _counted(word)]
+    linked = [_meaning(word) for word in words if word not in FILLERS or word in PREPOSITIONS]
+    content = frozenset(_meaning(word) for word in words if word not in FILLERS)
+    return _Said(content, frozenset(zip(linked, linked[1:], linked[2:], strict=False)))
+
+
+def _counted(word: str) -> bool:
+    """Whether the signature compares this word already, whichever way it is written: 20, twenty, $, March."""
+    if word in ("second", "may"):
+        return False
+    return word[0].isdigit() or any(word in table for table in (NUMBERS, ORDINALS, UNITS, MONTHS))
 
 
 def _meaning(word: str) -> str:
-    if word in SYNONYMS:
-        return SYNONYMS[word]
-    stem = _stem(word)
-    return SYNONYMS.get(stem, stem)
+    return SYNONYMS.get(word) or _MEANINGS.get(_stem(word)) or _stem(word)
 
 
 def _stem(word: str) -> str:
-    for suffix in ("ing", "ied", "ies", "ed", "es", "s", "ly"):
-        if word.endswith(suffix) and len(word) - len(suffix) >= 4:
-            return word[: -len(suffix)]
-    return word
-
-
-def _other_filling(asked: list[str], stored: list[str]) -> bool:
-    """One sentence with another filling: the same words around a place where different ones stand."""
-    head = _common_run(asked, stored)
-    tail = _common_run(asked[head:][::-1], stored[head:][::-1])
-    mine, theirs = asked[head : len(asked) - tail], stored[head : len(stored) - tail]
-    if sorted(mine) == sorted(theirs):
-        return False
-    if set(asked) == set(stored):
-        return False
-    longest = max(len(asked), len(stored))
-    return 2 * (head + tail) >= longest
-
-
-def _common_run(a: Sequence[str], b: Sequence[str]) -> int:
-    run = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
+    """Forms of one word alike: closes, closed, closing; policy, policies; expense, expenses."""
+    for suffix, instead in (("ies", "y"), ("ied", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""), ("ly", "")):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3 and not word.endswith("ss"):
+            word = word[: -len(suffix)] + instead
             break
-        run += 1
-    return run
+    if len(word) > 4 and word[-1] == word[-2] and word[-1] not in "lse":
+        word = word[:-1]  # planned, plan
+    return word[:-1] if word.endswith("e") and len(word) > 3 else word
+
+
+_TURNS = {_stem(word): turn for word, turn in DIRECTIONS.items()}
+_MEANINGS = {_stem(word): meaning for word, meaning in SYNONYMS.items()}
+
+
+def _other_filling(asked: frozenset[str], stored: frozenset[str]) -> bool:
+    """One sentence with another filling, or with a word more: at least half of what they say is the same."""
+    if asked == stored:
+        return False
+    return 2 * len(asked & stored) >= max(len(asked), len(stored))

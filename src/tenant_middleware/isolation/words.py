@@ -133,6 +133,17 @@ DIRECTIONS = _table(
     departs departing
     """
 )
+AUXILIARIES = frozenset(
+    _split(
+        """
+    is are am was were do does did can could may might must shall should will would has have had isn't aren't don't
+    doesn't didn't can't couldn't won't wouldn't shouldn't hasn't haven't hadn't cannot
+    """
+    )
+)
+BEFORE = frozenset(_split("and so also but or please hi hello hey then ok okay well"))
+PREPOSITIONS = frozenset(_split("in of for on at by to from with over under between before after than as via per"))
+DEGREES = frozenset(_split("much long high big large far old fast often soon deep wide heavy expensive good bad"))
 OPENERS = frozenset(
     _split(
         """
@@ -151,7 +162,10 @@ OPENERS = frozenset(
     value rate fee fees provide state identify calculate compute determine check confirm specify define outline
     clarify remind repeat report cancel return change update reset create delete remove add set use using open
     close start stop send receive buy order book pay paid charge refund submit request apply contact call email
-    ask make made take long far often old new big high low good best worst better
+    ask make made take above sales profit revenue income travel server servers invoice invoices contract contracts
+    office project projects meeting meetings report reports account accounts customer customers employee employees
+    product products order orders payment payments support training budget budgets payroll long far often old new big
+    high low good best worst better
     """
     )
 )
@@ -163,8 +177,9 @@ FILLERS = frozenset(
     have had having of to in on at by for from as and or so then than that there here it its i i'm i'd i've i'll
     we we're we'd we've we'll you you're you'd you've your he she they them their our us my me please tell show
     give explain describe know say exactly actually really simply quite also ever hi hello hey thanks thank
-    kindly quickly let like want need get got what what's whats which who who's when when's where where's why
-    how how's if about into out possible way currently basically again one's someone person people we're going
+    kindly quickly let like want need needed needs get got howmany many much able whom come find found list high
+    what what's whats which who who's when when's where where's why how how's if about into out possible way
+    currently basically again one's someone person people we're going
     want's wondering wonder question answer help mean means remind one
     """
     )
@@ -176,15 +191,17 @@ SYNONYMS = _table(
     canceling cancellation terminate terminating termination; holiday: holidays vacation vacations leave;
     refund: refunds refunded reimbursement reimburse reimbursed; rule: rules policy policies guideline
     guidelines; staff: employee employees worker workers colleague colleagues; user: users account accounts;
-    phone: telephone; contact: reach call; email: e-mail mail; deadline: due; deliver: delivery delivered ship
-    shipping shipped shipment; change: changing modify modifying alter update updating edit editing; fix: repair
-    repairing resolve; buy: purchase purchasing order; company: firm business organisation organization; begin:
+    phone: telephone; contact: reach call; email: e-mail mail; deadline; due: fall falls fell; deliver: delivery
+    delivered ship shipping shipped shipment; change: changing modify modifying alter update updating edit editing; fix:
+    repair repairing resolve; buy: purchase purchasing order; company: firm business organisation organization; begin:
     start starts starting; finish: end ends ending; hour: hours; opening: open; address: located location;
-    duration: long; notice; period; warranty: guarantee; boss: manager supervisor; salary: wage pay; remove:
+    duration: long length last lasts; notice; period; warranty: guarantee; boss: manager supervisor manage manages
+    managed; earn: salary wage wages earnings; lead: led leads leading; publish: publication; take: took taken;
+    make: made makes; remove:
     delete deleting; reset: restore recover; password: passcode; bill: invoice invoices bills billing; permit:
     allow allowed permitted; apply: application; register: registration enrol enroll signup; document: documents
     file files paper papers; car: vehicle; home: house; big: large; quick: fast; max: maximum; min: minimum;
-    require: required requires requirement requirements needed; available: offered offer; include: included
+    require: required requires requirement requirements; available: offered offer; include: included
     includes including contain contains; receive: received get; obtain; request: ask; submit: send file; method:
     methods way ways; limit: limits cap quota; count: number; size: big large; old: age
     """

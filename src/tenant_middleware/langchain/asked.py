@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,23 +71,23 @@ def read(
 
 
 def identity(runnable: Runnable[Any, Any], name: str | None) -> str:
-    """What tells this chain from others behind one cache: its serialised form, prompts included.
+    """What tells this chain from others behind one cache.
 
-    Parts that LangChain can't serialise count by their repr, which has the object's address in it; with a `name` they
-    count by their class alone, so that other processes arrive at the same identity.
+    With a `name`: its serialised form, prompts included; parts that LangChain can't serialise count by their class
+    alone, so that other processes arrive at the same identity. Without one: a random mark, as addresses are used again.
     """
-    return f"{name or ''}|{_plain(dumpd(runnable), bool(name))!r}"
+    return f"{name}|{_plain(dumpd(runnable))!r}" if name else f"|{secrets.token_hex(16)}"
 
 
-def _plain(node: Any, named: bool) -> Any:
+def _plain(node: Any) -> Any:
     if isinstance(node, Mapping):
         unserialised = node.get("type") == "not_implemented"
         return {
-            key: _plain(value, named)
+            key: _plain(value)
             for key, value in sorted(node.items())
-            if not (named and unserialised and key == "repr") and key != "graph"
+            if not (unserialised and key == "repr") and key != "graph"
         }
-    return [_plain(item, named) for item in node] if isinstance(node, list) else node
+    return [_plain(item) for item in node] if isinstance(node, list) else node
 
 
 def _configurable(config: RunnableConfig | None) -> dict[str, Any]:

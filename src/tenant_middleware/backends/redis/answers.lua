@@ -7,14 +7,14 @@ local list = KEYS[1]
 
 if ARGV[1] == 'store' then
   local answer, ttl, most = KEYS[2], tonumber(ARGV[2]), tonumber(ARGV[3])
-  redis.call('DEL', answer)
-  redis.call('HSET', answer, unpack(ARGV, 4))
+  redis.call('HSET', answer, unpack(ARGV, 4)) -- the fields of an answer are always the same
   local now = redis.call('TIME')
   redis.call('ZADD', list, now[1] * 1000000 + now[2], answer)
   if ttl > 0 then
     redis.call('PEXPIRE', answer, ttl)
     redis.call('PEXPIRE', list, ttl)
   else
+    redis.call('PERSIST', answer)
     redis.call('PERSIST', list)
   end
   local over = redis.call('ZCARD', list) - most

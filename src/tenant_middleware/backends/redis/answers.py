@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -21,6 +22,7 @@ class RedisVersions:
         self._clients = clients
 
     @staticmethod
+    @lru_cache(maxsize=4096)
     def place(tenant: Tenant) -> str:
         """The key of the tenant's version."""
         return key(tenant, "knowledge")

@@ -207,7 +207,7 @@ class RedisSemanticCache:
     ) -> tuple[list[str], list[Any]]:
         """Fields as RedisVL names them, so that its own tools read the index."""
         text = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()
-        place = f"{self._index(len(question.embedding))}:{key(tenant, 'answer', question.bucket, text)}"
+        place = f"{_prefix(self._index(len(question.embedding)), tenant)}{question.bucket}{text}."
         fields = {
             "entry_id": text,
             "prompt": question.text.encode("utf-8", "surrogatepass"),
@@ -223,12 +223,14 @@ class RedisSemanticCache:
         return CacheCount(entries, self._seen[tenant.id, True], self._seen[tenant.id, False])
 
 
+@lru_cache(maxsize=4096)
 def _list(tenant: Tenant) -> str:
     return key(tenant, "answers")
 
 
 @lru_cache(maxsize=4096)
 def _prefix(index: str, tenant: Tenant) -> str:
+    """What a tenant's answers are stored under; bucket and text follow as digests of a fixed length."""
     return f"{index}:{key(tenant, 'answer')[:-1]}:"
 
 
