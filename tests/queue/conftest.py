@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -27,6 +28,15 @@ def redis_url(redis_server: str) -> str:
     with Redis.from_url(redis_server) as client:
         client.flushall()
     return redis_server
+
+
+@pytest.fixture
+def grown_redis_url(redis_url: str) -> str:
+    """A server that has run for some seconds; a younger one may have forgotten slots, and hands out none."""
+    with Redis.from_url(redis_url) as client:
+        while client.info("server")["uptime_in_seconds"] < 4:
+            time.sleep(0.1)
+    return redis_url
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tenant_middleware.tenant import Tenant
+
+if TYPE_CHECKING:
+    from tenant_middleware.admission.queueing.batch import PoolUse
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class FairQueue(Protocol):
     the tenant stands aside for `seconds` and then waits again, without blocking others; returns a new slot.
     `progress` reports the output so far of a running call: it raises what the tenant is charged once the call outgrows
     its estimate. A second `leave` of one slot changes nothing. `in_process` says that all but `enter` and `park` only
-    compute, so that async code may call the sync methods too.
+    compute, so that async code may call the sync methods too. `map` and `amap` come with `queueing.batch.Batches`.
     """
 
     in_process: bool
@@ -75,6 +81,15 @@ class FairQueue(Protocol):
     def progress(self, slot: Slot, completion_tokens: int) -> None: ...
     def leave(self, slot: Slot, prompt_tokens: int, completion_tokens: int) -> None: ...
     def state(self) -> tuple[PoolState, ...]: ...
+    def map(
+        self,
+        tenant: Tenant,
+        jobs: Iterable[Callable[[], R]],
+        *,
+        at_once: int = 16,
+        pool: PoolUse | None = None,
+        progress: bool = True,
+    ) -> list[R]: ...
     def close(self) -> None: ...
 
     async def aenter(self, ticket: Ticket) -> Slot: ...
@@ -82,4 +97,13 @@ class FairQueue(Protocol):
     async def aprogress(self, slot: Slot, completion_tokens: int) -> None: ...
     async def aleave(self, slot: Slot, prompt_tokens: int, completion_tokens: int) -> None: ...
     async def astate(self) -> tuple[PoolState, ...]: ...
+    async def amap(
+        self,
+        tenant: Tenant,
+        jobs: Iterable[Callable[[], Awaitable[R]] | Awaitable[R]],
+        *,
+        at_once: int = 16,
+        pool: PoolUse | None = None,
+        progress: bool = True,
+    ) -> list[R]: ...
     async def aclose(self) -> None: ...

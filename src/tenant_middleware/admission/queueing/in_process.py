@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 
 from tenant_middleware.admission.queue import PoolState, Slot, Ticket
+from tenant_middleware.admission.queueing.batch import Batches
 from tenant_middleware.admission.queueing.lane import Job, State
 from tenant_middleware.admission.queueing.order import Order
 from tenant_middleware.admission.queueing.pool import Pool
@@ -40,7 +41,7 @@ class _Waiter:
     until: float
 
 
-class InProcessQueue:
+class InProcessQueue(Batches):
     """A FairQueue for asyncio and threads at once; with no pools it never waits, except for denied calls.
 
     One waiting caller at a time keeps watch over what happens by itself (a parked tenant's return, a call past its

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from tenant_middleware.admission.flow import to_its_end
 from tenant_middleware.admission.queue import PoolState, Slot, Ticket
+from tenant_middleware.admission.queueing.batch import Batches
 from tenant_middleware.admission.queueing.in_process import InProcessQueue
 from tenant_middleware.admission.queueing.pools import OPEN, PoolRule, Pools
 from tenant_middleware.admission.queueing.signal import LoopSignal, ThreadSignal
@@ -33,7 +34,7 @@ _SCRIPT = Script(_HERE / "queue.lua", _HERE / "queue_verbs.lua")
 _CLOSED = WhenDown()
 
 
-class RedisQueue:
+class RedisQueue(Batches):
     """A FairQueue on Redis or Redis Cluster (`redis+cluster://`); models that no pool names never leave the process.
 
     A worker that is silent for `lease` seconds loses its slots and its places in line. A server that started less than
