@@ -6,10 +6,11 @@ The pattern of httpx's auth flows: decisions are written once, and neither twin 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 R = TypeVar("R")
+_NONE: dict[str, Any] = {}
 
 
 class Op(NamedTuple):
@@ -23,6 +24,7 @@ class Op(NamedTuple):
     name: str
     args: tuple[Any, ...]
     whole: bool = True
+    options: Mapping[str, Any] = _NONE
 
 
 Flow = Generator[Op, Any, R]
@@ -34,7 +36,7 @@ def run(flow: Flow[R]) -> R:
         op = next(flow)
         while True:
             try:
-                result = getattr(op.target, op.name)(*op.args)
+                result = getattr(op.target, op.name)(*op.args, **op.options)
             except BaseException as error:  # noqa: BLE001  the flow undoes what it had begun and raises it again
                 op = flow.throw(error)
             else:
@@ -50,11 +52,11 @@ async def arun(flow: Flow[R]) -> R:
         while True:
             try:
                 if not op.whole:
-                    result = await getattr(op.target, "a" + op.name)(*op.args)
+                    result = await getattr(op.target, "a" + op.name)(*op.args, **op.options)
                 elif getattr(op.target, "in_process", False):
-                    result = getattr(op.target, op.name)(*op.args)
+                    result = getattr(op.target, op.name)(*op.args, **op.options)
                 else:
-                    result = await to_its_end(getattr(op.target, "a" + op.name)(*op.args))
+                    result = await to_its_end(getattr(op.target, "a" + op.name)(*op.args, **op.options))
             except BaseException as error:  # noqa: BLE001  the flow undoes what it had begun and raises it again
                 op = flow.throw(error)
             else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from operator import mul
 
 from tenant_middleware.errors import InvalidInput
+from tenant_middleware.isolation.vectors import Hit, Record
 
 
 def check_balance(value: object, name: str) -> float:
@@ -31,6 +32,16 @@ def most_diverse(
         for index in left:
             alike[index] = max(alike[index], _cosine(candidates[index], candidates[best]))
     return chosen
+
+
+def diverse_hits(
+    query: Sequence[float], hits: Sequence[Hit], records: Sequence[Record], k: int, balance: float
+) -> list[Hit]:
+    """The hits to show, of those whose records still exist: one may have been deleted since it was found."""
+    known = {record.id: record.vector for record in records}
+    left = [hit for hit in hits if hit.id in known]
+    chosen = most_diverse(query, [known[hit.id] for hit in left], k, balance)
+    return [left[index] for index in chosen]
 
 
 def _worth(near: float, alike: float, balance: float) -> float:

@@ -96,13 +96,3 @@ def records(pairs: Sequence[tuple[str, Document]], embedded: Sequence[Sequence[f
         Record(doc_id, vector, doc.page_content, doc.metadata)
         for (doc_id, doc), vector in zip(pairs, embedded, strict=True)
     ]
-
-
-def refuse_unknown(what: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raise InvalidInput for a keyword nobody would read: a misspelt filter is a search over everything."""
-    unknown = sorted(given.keys() - set(known))
-    if not unknown:
-        return
-    if {"namespace", "tenant_id", "tenant"} & set(unknown):
-        raise InvalidInput(f"{what}: the tenant is the one in context; {', '.join(unknown)} can't be given")
-    raise InvalidInput(f"{what}: unknown {', '.join(unknown)}; expected {', '.join(sorted(known)) or 'nothing more'}")

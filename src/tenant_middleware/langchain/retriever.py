@@ -11,8 +11,9 @@ from tenant_middleware.admission.flow import Flow, arun, run
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import missing_extra
 from tenant_middleware.isolation.filters import both
+from tenant_middleware.isolation.options import refuse_unknown
 from tenant_middleware.isolation.vectors import Hit
-from tenant_middleware.langchain.documents import document, refuse_unknown, stamped_document
+from tenant_middleware.langchain.documents import document, stamped_document
 from tenant_middleware.langchain.pinned import PinnedRunnable
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.search import Search, SearchType

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tenant_middleware.admission.flow import Flow, Op
 from tenant_middleware.errors import InvalidInput, missing_extra
-from tenant_middleware.isolation.diversity import check_balance, most_diverse
+from tenant_middleware.isolation.diversity import check_balance, diverse_hits
 from tenant_middleware.isolation.filters import parse
 from tenant_middleware.isolation.place import check_k, check_vector
 from tenant_middleware.isolation.vectors import Hit, Record, Vectors
@@ -78,7 +78,4 @@ def _diverse(vectors: Vectors, tenant: Tenant, vector: Sequence[float], search: 
     if not hits:
         return []
     found: list[Record] = yield Op(vectors, "fetch", (tenant, [hit.id for hit in hits]), False)
-    known = {record.id: record.vector for record in found}
-    hits = [hit for hit in hits if hit.id in known]  # one may have been deleted in between
-    chosen = most_diverse(check_vector(vector), [known[hit.id] for hit in hits], search.k, search.lambda_mult)
-    return [hits[index] for index in chosen]
+    return diverse_hits(check_vector(vector), hits, found, search.k, search.lambda_mult)

@@ -13,10 +13,11 @@ from uuid import uuid4
 from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import ConfigurationError, InvalidInput, missing_extra
+from tenant_middleware.isolation.options import refuse_unknown
 from tenant_middleware.isolation.place import check_k
 from tenant_middleware.isolation.vectors import Hit, Vectors
 from tenant_middleware.langchain import documents as docs
-from tenant_middleware.langchain.documents import document, refuse_unknown
+from tenant_middleware.langchain.documents import document
 from tenant_middleware.langchain.pinned import called_now
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.retriever import SEARCH_OPTIONS, TenantRetriever
