@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from statistics import mean
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -14,10 +16,15 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from benchmarks.entries import Area, Measured
 from benchmarks.side_by_side import interleaved, repeat
+from benchmarks.traffic import STAGES, Slowdown, day
 from tenant_middleware import telemetry
+from tenant_middleware.reporting.latency import verdicts
 from tenant_middleware.tenant import Tenant
 
-AREA = Area("telemetry", required=["telemetry.off_us", "telemetry.on_us"])
+AREA = Area(
+    "telemetry",
+    required=["telemetry.off_us", "telemetry.on_us", "telemetry.latency_false_alarms", "telemetry.latency_detects"],
+)
 ACME = Tenant("acme", "gold", "ann")
 
 
@@ -67,3 +74,26 @@ def on_us() -> Measured:
     finally:
         traces.shutdown()
         meters.shutdown()
+
+
+@AREA.entry("telemetry.latency_false_alarms", unit="share", better="lower", target=0.01)
+def latency_false_alarms() -> Measured:
+    """Tenants of healthy days, 50 a day, that are told apart wrongly."""
+    wrong = []
+    for seed in range(20):
+        found = verdicts(day(random.Random(seed)))
+        wrong.append(sum(one.scope == "only this tenant" for one in found) / len(found))
+    return Measured([mean(wrong)], {"days": 20, "days with an alarm": sum(share > 0 for share in wrong)})
+
+
+@AREA.entry("telemetry.latency_detects", unit="share", better="higher", target=0.95)
+def latency_detects() -> Measured:
+    """Days on which one stage of one tenant takes twice as long, in its 200 calls, and just that is found."""
+    hits, dice = 0, random.Random(11)
+    days = 40
+    for seed in range(days):
+        slow = Slowdown(dice.choice(list(STAGES)), 2.0, f"t{dice.randrange(50):02d}")
+        found = {one.tenant_id: one for one in verdicts(day(random.Random(1_000 + seed), slow=slow))}
+        own = found[str(slow.tenant)]
+        hits += own.scope == "only this tenant" and own.stage == slow.stage
+    return Measured([hits / days], {"days": days})

@@ -161,14 +161,17 @@ def counts_of(rows: Iterable[Observed]) -> Counter[int]:
     return summed
 
 
-def quantile(counts: Counter[int], share: float) -> float:
-    """The time that `share` of the counted ones stay within, in seconds; NaN for none."""
+def quantile(counts: Mapping[int, float], share: float) -> float:
+    """The time that `share` of the counted ones stay within, in seconds, by place inside its bucket; NaN for none."""
     total = sum(counts.values())
     if not total:
         return math.nan
-    wanted, seen = share * total, 0
+    wanted, seen = share * total, 0.0
     for index in sorted(counts):
-        seen += counts[index]
-        if seen >= wanted:
-            return middle(index)
+        inside = counts[index]
+        if seen + inside >= wanted:
+            if index <= _LOWEST:
+                return 0.0
+            return float(2.0 ** ((index - 0.5 + (wanted - seen) / inside) / _STEPS))
+        seen += inside
     return middle(max(counts))
