@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP = True
 export LANGSMITH_TRACING = false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench hazards guard-eval test-services pin clean
+.PHONY: help demo test check bench hazards guard-eval test-services test-long pin clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -44,6 +44,9 @@ guard-eval: $(VENV)/.dev  ## recall and false positives of the input guard
 
 test-services: $(VENV)/.dev  ## tests against real servers: Redis Cluster, Postgres, the LiteLLM proxy
 	$(BIN)/python -m pytest -m "services and not long" $(ARGS)
+
+test-long: $(VENV)/.dev  ## the long versions: 100,000 calls under kills, many more random schedules
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long $(ARGS)
 
 pin: $(VENV)/.dev  ## write what is installed here into constraints.txt
 	$(BIN)/python .ci/pin.py
