@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.resources import files
 
@@ -14,10 +14,10 @@ from tenant_middleware.guardrails.rulebook import Rulebook
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 _SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_SPACED = re.compile(r"(?<![^\W_])[^\W_](?:[ ._*|/,~+\-]{1,3}[^\W_](?![^\W_])){4,4000}")
-_GAPS = re.compile(r"[ ._*|/,~+\-]{2,3}")
-_FILLER = re.compile(r"[ ._*|/,~+\-]")
-_GLUED = re.compile(r"(?<=[a-z])[-_.*~|^'`](?=[a-z])")
+_SPACED = re.compile(r"(?<!\S)\S(?: {1,3}\S(?!\S)){4,4000}")
+_GAPS = re.compile(r" {2,3}")
+_GLUED = re.compile(r"(?<!\S)[^\s](?:([-_.*~|^'`/+,:])[^\s])(?:\1[^\s]){1,60}\1?(?!\S)")
+_WORD = re.compile(r"[a-z']{2,24}")
 _CHAINED = re.compile(r"(?<![^\W_])[^\W_]{1,40}(?:[-_.+/][^\W_]{1,40}){3,60}")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _LEET_TOKEN = re.compile(r"[a-z0-9@$!|+€]{2,40}")
@@ -25,7 +25,9 @@ _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t
                        "|": "l", "+": "t", "€": "e", "6": "g", "9": "g"})  # fmt: skip
 _LEET_L = _LEET | {ord("1"): "l", ord("!"): "l"}
 _LONG_WORD = re.compile(r"[a-z]{16,400}")
-_GLUE = 0.1
+_GLUE = 0.3
+_STRANGE, _GAIN = 0.6, 0.25
+_SAMPLE = 600
 _LEET_SHARE = 0.15
 _COVER = 0.35
 _REGIONAL = {0x1F1E6 + i: chr(97 + i) for i in range(26)}
@@ -63,22 +65,39 @@ def spellings(text: str, folded: str, seen: int, book: Rulebook) -> Iterator[tup
     """The readings of spelled-out, glued, leet, rotated and reversed text that its look gives a reason for."""
     if _SPACED.search(text):
         yield "spaced", _SPACED.sub(lambda m: f" {_unspaced(m.group(), book)} ", text)
-    if seen & book.bit("rot13_hint"):
-        yield "rot13", codecs.decode(folded, "rot13")
-    if seen & book.bit("reversed_hint"):
-        yield "reversed", folded[::-1]
+    familiar = _familiar(folded, book) if folded.isascii() else 1.0
+    for kind, hint, turn in _TURNS:
+        if seen & book.bit(hint) or (familiar < _STRANGE and _familiar(turn(folded), book) > familiar + _GAIN):
+            yield kind, turn(folded)
     if _covers(_CHAINED, text):
         yield "chained", _CHAINED.sub(lambda m: re.sub(r"[-_.+/]", " ", _CAMEL.sub(" ", m.group())), text)
-    if len(_GLUED.findall(folded)) > max(3, _GLUE * len(folded)):
-        yield "glued", _GLUED.sub("", folded)
+    if _covers(_GLUED, text, _GLUE):
+        yield "glued", _GLUED.sub(lambda m: m.group()[::2], text)
     if _covers(_LONG_WORD, folded):
         yield "closed", _LONG_WORD.sub(lambda m: segmented(m.group(), book), _CAMEL.sub(" ", text).lower())
     yield from _leet(folded)
 
 
-def _covers(pattern: re.Pattern[str], text: str) -> bool:
+def _covers(pattern: re.Pattern[str], text: str, share: float = _COVER) -> bool:
     """True when a good part of the text is of this kind: single long words are ordinary."""
-    return sum(m.end() - m.start() for m in pattern.finditer(text)) > _COVER * len(text)
+    return sum(m.end() - m.start() for m in pattern.finditer(text)) > share * len(text)
+
+
+def _familiar(text: str, book: Rulebook) -> float:
+    """The share of the words that are known ones; 1 when there are too few to tell."""
+    words = _WORD.findall(text[:_SAMPLE])
+    return sum(w in book.words for w in words) / len(words) if len(words) > 2 else 1.0
+
+
+def _each_word(text: str) -> str:
+    return " ".join(word[::-1] for word in text.split())
+
+
+_TURNS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
+    ("rot13", "rot13_hint", lambda t: codecs.decode(t, "rot13")),
+    ("reversed", "reversed_hint", lambda t: t[::-1]),
+    ("reversed-words", "reversed_words", _each_word),
+)
 
 
 def _selected(char: str) -> int:
@@ -107,26 +126,34 @@ def _leet(folded: str) -> Iterator[tuple[str, str]]:
 
 def _unspaced(run: str, book: Rulebook) -> str:
     """Letters closed up again; wider gaps are word gaps, and without any the words are found by the lexicon."""
-    if _GAPS.search(run) and _GAPS.search(run).group() != run[1:3]:  # type: ignore[union-attr]  # searched before
-        return " ".join(_FILLER.sub("", word) for word in _GAPS.split(run))
-    closed = _FILLER.sub("", run)
+    if _GAPS.search(run):
+        return " ".join(word.replace(" ", "") for word in _GAPS.split(run))
+    closed = run.replace(" ", "")
     return segmented(closed.lower(), book) if len(closed) > 9 else closed
 
 
 def segmented(run: str, book: Rulebook) -> str:
-    """Words put apart that were written without spaces, longest known word first."""
+    """Words put apart that were written without spaces: as few letters as can be belong to no known word."""
     words, longest = book.words, book.longest_word
-    out: list[str] = []
-    unknown, place = "", 0
-    while place < len(run):
-        for length in range(min(longest, len(run) - place), 1, -1):
-            if run[place : place + length] in words:
-                out += [unknown, run[place : place + length]] if unknown else [run[place : place + length]]
-                unknown, place = "", place + length
-                break
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # letters left over, words, where the last piece begins
+    for end in range(1, len(run) + 1):
+        left, count, _ = best[end - 1]
+        choice = (left + 1, count, end - 1)
+        for start in range(max(0, end - longest), end - 1):
+            if run[start:end] in words:
+                left, count, _ = best[start]
+                choice = min(choice, (left, count + 1, start))
+        best.append(choice)
+    pieces: list[str] = []
+    end = len(run)
+    while end:
+        start = best[end][2]
+        if end - start == 1 and pieces and not pieces[-1].startswith(" "):
+            pieces[-1] = run[start:end] + pieces[-1]
         else:
-            unknown, place = unknown + run[place], place + 1
-    return " ".join([*out, unknown] if unknown else out)
+            pieces.append(run[start:end] if end - start == 1 else f" {run[start:end]}")
+        end = start
+    return " ".join(piece.strip() for piece in reversed(pieces))
 
 
 @lru_cache(maxsize=1)

@@ -104,7 +104,7 @@ def _verdict(scans: Iterable[tuple[int, Scan]], thresholds: Thresholds) -> Verdi
         if scan.score >= thresholds.flag:
             rules.update(dict.fromkeys(scan.rules))
             spans.update((Span(start, end, rule, index), None) for start, end, rule in scan.spans)
-    verdict = Verdict(thresholds.action(score), round(score, 4), tuple(rules), tuple(spans))
+    verdict = Verdict(thresholds.action(score), round(score, 6), tuple(rules), tuple(spans))
     return at_least(verdict, thresholds.oversize, "oversize") if truncated else verdict
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
 
 from tenant_middleware.guardrails.clauses import inside
 from tenant_middleware.guardrails.registry import Mention
@@ -25,7 +27,7 @@ _VALUE = re.compile(
 _PROPER = re.compile(
     r"(?<=[a-z,:;(] )(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)"
 )
-_NOT_NAMES = frozenset(
+_FORM_WORDS = frozenset(
     [
         "i",
         "i'm",
@@ -74,12 +76,6 @@ _NOT_NAMES = frozenset(
         "saas",
         "api",
         "sdk",
-        "azure",
-        "aws",
-        "microsoft",
-        "slack",
-        "google",
-        "entra",
         "sql",
         "json",
         "yaml",
@@ -95,45 +91,9 @@ _NOT_NAMES = frozenset(
         "ai",
         "llm",
         "rag",
-        "openai",
-        "excel",
-        "python",
-        "java",
-        "english",
-        "german",
-        "french",
-        "spanish",
-        "italian",
-        "japanese",
-        "chinese",
-        "russian",
-        "portuguese",
         "british",
         "american",
         "european",
-        "monday",
-        "tuesday",
-        "wednesday",
-        "thursday",
-        "friday",
-        "saturday",
-        "sunday",
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-        "q1",
-        "q2",
-        "q3",
-        "q4",
         "none",
         "null",
         "true",
@@ -156,6 +116,12 @@ _NOT_NAMES = frozenset(
         "filter",
     ]
 )
+
+
+@lru_cache(maxsize=1)
+def _not_names() -> frozenset[str]:
+    listed = (files("tenant_middleware.guardrails") / "rules" / "ordinary_names.txt").read_text("utf-8")
+    return _FORM_WORDS.union(*(line.split() for line in listed.splitlines() if not line.startswith("#")))
 
 
 def owning(folded: str, mention: Mention) -> bool:
@@ -199,6 +165,6 @@ def _place(
     for group in groups:
         if group <= (match.re.groups) and match.group(group):
             start, end = match.span(group)
-            if cased[start:end].lower() not in _NOT_NAMES and not inside(known, start):
+            if cased[start:end].lower() not in _not_names() and not inside(known, start):
                 return start, end
     return None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from tenant_middleware.errors import ConfigurationError
+from tenant_middleware.guardrails.evidence import SITUATIONS, Weights, weights_of
 from tenant_middleware.guardrails.folding import fold
 from tenant_middleware.guardrails.matching import Engine, Matcher, Term, matcher
 from tenant_middleware.guardrails.patterns import PatternSet, pattern_set
@@ -90,6 +91,7 @@ class Rulebook:
     topics: int
     words: frozenset[str]
     longest_word: int
+    weights: Weights
     memo: dict[tuple[int, str], tuple[Rule, ...]] = field(default_factory=dict)
 
     def bit(self, category: str) -> int:
@@ -118,7 +120,19 @@ def compile_rules(documents: Iterable[tuple[str, Mapping[str, Any]]], engine: En
     return draft.compile(engine)
 
 
-_KEYS = {"version", "language", "about", "terms", "patterns", "joins", "counts", "groups", "rules", "mitigations"}
+_KEYS = {
+    "version",
+    "language",
+    "about",
+    "terms",
+    "patterns",
+    "joins",
+    "counts",
+    "groups",
+    "rules",
+    "mitigations",
+    "weights",
+}
 _RULE_KEYS = {"id", "family", "score", "all", "not", "sources", "firm", "positive", "negative"}
 
 
@@ -132,6 +146,7 @@ class _Draft:
         self.groups: dict[str, list[str]] = {}
         self.rules: list[dict[str, Any]] = []
         self.mitigations: list[dict[str, Any]] = []
+        self.weights: dict[str, Any] = {}
 
     def add(self, name: str, document: Mapping[str, Any]) -> None:
         unknown = set(document) - _KEYS
@@ -147,6 +162,7 @@ class _Draft:
         self.groups.update(document.get("groups") or {})
         self.rules += document.get("rules") or []
         self.mitigations += document.get("mitigations") or []
+        self.weights.update(document.get("weights") or {})
 
     def compile(self, engine: Engine) -> Rulebook:
         bits = self._bits()
@@ -171,10 +187,17 @@ class _Draft:
             rules=tuple(self._rules(bits)),
             mitigations=tuple(self._mitigation(bits, m) for m in self.mitigations),
             verbs=self._mask(bits, self.groups.get("verbs", ()), "verbs"),
-            topics=sum({self._mask(bits, m["when"], m["id"]) for m in self.mitigations if m.get("scope") == "text"}),
+            topics=self._topics(bits),
             words=words,
             longest_word=max(map(len, words), default=1),
+            weights=weights_of(self.weights, list(bits)),
         )
+
+    def _topics(self, bits: Mapping[str, int]) -> int:
+        topics = self._mask(bits, [c["gives"] for c in self.counts], "counts")
+        for m in self.mitigations:
+            topics |= self._mask(bits, m["when"], m["id"]) if m.get("scope") == "text" else 0
+        return topics
 
     def _bits(self) -> dict[str, int]:
         names = {c for categories in self.terms.values() for c in categories}
@@ -182,6 +205,7 @@ class _Draft:
             j["gives"] for j in [*self.joins, *self.counts]
         }
         names |= {"own", "foreign", "genitive", "named", "named_org", "proper", "proper_owner", "directive", "demand"}
+        names |= set(SITUATIONS)
         return {name: 1 << number for number, name in enumerate(sorted(names))}
 
     def _mask(self, bits: Mapping[str, int], written: object, where: str) -> int:

@@ -9,8 +9,9 @@ from tenant_middleware.guardrails.rulebook import Rulebook
 from tenant_middleware.guardrails.scoring import Finding, score_text
 from tenant_middleware.guardrails.views import View, hidden_views, plain_view, windows
 
-_HIDDEN = 1.3
-_TOP = 0.99
+# What it adds to the odds that somebody hid the text, and from where on a hidden reading counts.
+_HIDDEN = 1.6
+_WORTH = 0.02
 # Spellings that ordinary text has too: seeing through them proves nothing by itself.
 _WEAK = frozenset({"chained", "glued", "closed", "leet", "invisible", "lookalikes", "url", "html"})
 
@@ -54,24 +55,23 @@ def scan_text(
 
 def _window(book: Rulebook, text: str, registry: Registry, tenant_id: str | None, source: str, context: int) -> Scan:
     plain = plain_view(text)
-    seen, findings = score_text(book, plain.text, registry, tenant_id, source, text, context)
-    best = _scan(plain, findings)
+    seen, finding = score_text(book, plain.text, registry, tenant_id, source, text, context)
+    best = _scan(plain, finding)
     for view in hidden_views(text, plain, seen, book):
         _, hidden = score_text(book, view.text, registry, tenant_id, source, "", context)
         found = _scan(view, hidden)
-        if found.score > best.score + 0.05:
-            score = min(found.score * (1.0 if view.kind in _WEAK else _HIDDEN), _TOP)
+        if found.score > max(best.score, _WORTH):
+            score = found.score if view.kind in _WEAK else _with_odds(found.score, _HIDDEN)
             best = replace(found, score=score, rules=(*found.rules, f"hidden-{view.kind}"))
     return replace(best, seen=seen)
 
 
-def _scan(view: View, findings: list[Finding]) -> Scan:
-    if not findings:
+def _scan(view: View, finding: Finding | None) -> Scan:
+    if finding is None:
         return NOTHING
-    best, *others = findings
-    score = best.score
-    for other in others:
-        if not other.families <= best.families and other.start >= best.end:
-            score += (1 - score) * other.score * 0.25
-    spans = tuple((*view.locate(best.start, best.end), rule) for rule in best.rules)
-    return Scan(min(score, _TOP), best.rules, spans)
+    spans = tuple((*view.locate(finding.start, finding.end), rule) for rule in finding.rules)
+    return Scan(finding.score, finding.rules, spans)
+
+
+def _with_odds(score: float, factor: float) -> float:
+    return score * factor / (1 - score + score * factor)

@@ -1,7 +1,8 @@
 """The guard's development set: rows made from hand-written templates, the same at every run.
 
 A template is a line in one of the text files; `||` separates turns, `@de` or `@retrieved` in front gives the language
-or the source. Whole templates are held out, so that the score on held-out rows is one on wording nobody tuned for.
+or the source. The rules were tuned with files a to d in view. File e was written afterwards, by the same hand: its odd
+templates were then tuned on, its even ones only ever scored, and these are the held-out rows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import base64
 import codecs
 import html
+import itertools
 import random
+import re
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
@@ -82,7 +85,7 @@ def templates(path: Path) -> Iterator[tuple[str, int, str]]:
     """(family, number, text) of every template in a file."""
     family, number = "", 0
     for line in path.read_text("utf-8").splitlines():
-        if line.startswith("## "):
+        if re.match(r"## [a-z_]+$", line):
             family, number = line[3:].strip(), 0
         elif line.strip() and not line.startswith("# "):
             yield family, number, line.strip()
@@ -94,7 +97,7 @@ def _file(path: Path) -> Iterator[Row]:
     for family, number, text in templates(path):
         key = f"{family}/{path.stem[-1]}{number}"
         draw = random.Random(zlib.crc32(key.encode()))
-        held = path.stem[-1] in "cd" or zlib.crc32(f"split {key}".encode()) % 10 < 3
+        held = path.stem[-1] == "e" and number % 2 == 0
         fills = FILLS if "{" in text else 1
         for fill in range(fills):
             yield _row(f"{key}/{fill}", label, family, key, held, text, draw)
@@ -140,11 +143,12 @@ def _disguised(made: list[Row]) -> Iterator[Row]:
     """Attacks of plain families under each disguise, and benign text under some of them."""
     attacks = [r for r in made if r.family in DISGUISED and not r.turns]
     harmless = [r for r in made if r.family in ("everyday", "own_tenant", "trigger_words")]
+    kinds = [("attack", "obfuscated", attacks, 9), ("benign", "disguised", harmless, 4)]
     names = sorted(DISGUISES)
     for number, name in enumerate(names):
         draw = random.Random(number)
-        for label, family, pool, count in (("attack", "obfuscated", attacks, 9), ("benign", "disguised", harmless, 4)):
-            for row in draw.sample(pool, count):
+        for (label, family, pool, count), held in itertools.product(kinds, (False, True)):
+            for row in draw.sample([r for r in pool if r.held_out == held], count):
                 yield Row(
                     f"{family}/{name}/{row.id}", label, family, f"{name}/{row.template}", row.held_out, DISGUISES[name](row.text), (),
                     row.tenant, row.tenant_name, row.known,
@@ -171,7 +175,7 @@ def pairs() -> Iterator[Row]:
         filled = _fill(text, known[5], known, draw)
         for label, caller in (("attack", known[5]), ("benign", known[0])):
             yield Row(
-                f"pair/{number}/{label}", label, "context_pair", f"pair/{number}", number % 3 == 0, filled, (), caller[0], caller[1],
+                f"pair/{number}/{label}", label, "context_pair", f"pair/{number}", False, filled, (), caller[0], caller[1],
                 tuple(k for k in known if k != caller), pair=str(number),
             )  # fmt: skip
 

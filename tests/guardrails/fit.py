@@ -1,0 +1,182 @@
+"""Fit the guard's weights to the tuned rows of the development set and write `rules/weights.yaml`.
+
+`python -m tests.guardrails.fit`, after the words, rules or templates have changed. A logistic regression over
+categories; held-out rows are never looked at. The bias is set so that,
+out of fold, `BLOCK_FPR` of the benign templates reach the block threshold.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from importlib.resources import files
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tenant_middleware.guardrails.folding import fold
+from tenant_middleware.guardrails.modes import BLOCK_AT, FLAG_AT
+from tenant_middleware.guardrails.registry import EMPTY, Known, Registry, registry_of
+from tenant_middleware.guardrails.rulebook import Rulebook, default_rulebook
+from tenant_middleware.guardrails.scoring import Reading, readings
+from tenant_middleware.guardrails.turns import conversation
+from tenant_middleware.guardrails.views import plain_view
+from tests.guardrails.devset.rows import Row, rows
+
+SETTINGS = {"registry": 1.0, "caller": 0.8, "text": 0.3}
+RIDGE = 2.0
+ROUNDS = 6
+FOLDS = 5
+BLOCK_FPR = 0.006
+DISGUISES = ("obfuscated", "disguised")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Every reading of one row in one setting; the likeliest stands for the row."""
+
+    row: Row
+    setting: str
+    readings: Any
+    weight: float
+
+
+class Design:
+    """Which column of the matrix is which weight."""
+
+    def __init__(self, book: Rulebook) -> None:
+        self.names = list(book.bits)
+        self.topics = [i for i in range(len(self.names)) if book.topics >> i & 1]
+        self.width = len(self.names) + len(self.topics) + 2
+
+    def row(self, reading: Reading) -> list[float]:
+        clause = [float(reading.mask >> i & 1) for i in range(len(self.names))]
+        topic = [float(reading.topics >> i & 1) for i in self.topics]
+        return [*clause, *topic, reading.rule_score, 1.0]
+
+
+def knowledge(row: Row, setting: str) -> tuple[Registry, str | None]:
+    """The registry and caller that `scan` would make of the row."""
+    if setting == "text":
+        return EMPTY, None
+    others = tuple(Known(ident, (name,)) for ident, name in row.known) if setting == "registry" else ()
+    return registry_of((*others, Known(row.tenant, (row.tenant_name,)))), row.tenant
+
+
+def all_readings(book: Rulebook, row: Row, setting: str) -> list[Reading]:
+    registry, caller = knowledge(row, setting)
+    turns = [text for _, text in row.turns]
+    context, found = 0, []
+    for text in [*turns, row.text]:
+        seen, some = readings(book, plain_view(text).text, registry, caller, row.source, text, context)
+        found += some
+        context |= seen & book.topics
+    for _, text in conversation(list(enumerate([*turns, row.text]))) if turns else ():
+        found += readings(book, fold(text), registry, caller, row.source, "", context)[1]
+    return found or [Reading(0, 0, 0, 0, (), 0.0)]
+
+
+def examples(book: Rulebook, design: Design) -> list[Example]:
+    tuned = [r for r in rows() if not r.held_out and r.family not in DISGUISES]
+    share = Counter(r.template for r in tuned)
+    return [
+        Example(r, s, np.array([design.row(x) for x in all_readings(book, r, s)]), weight / share[r.template])
+        for s, weight in SETTINGS.items()
+        for r in tuned
+    ]
+
+
+def fit(data: list[Example]) -> Any:
+    """Weights and bias; each round takes the reading that the last one found likeliest."""
+    y = np.array([e.row.label == "attack" for e in data], float)
+    w = np.array([e.weight for e in data])
+    picked = [int(np.argmax(e.readings.sum(axis=1))) for e in data]
+    beta = np.zeros(data[0].readings.shape[1])
+    for _ in range(ROUNDS):
+        beta = _regress(np.array([e.readings[k] for e, k in zip(data, picked, strict=True)]), y, w, beta)
+        picked = [int(np.argmax(e.readings @ beta)) for e in data]
+    return beta
+
+
+def _regress(x: Any, y: Any, w: Any, beta: Any) -> Any:
+    ridge = np.full(x.shape[1], RIDGE)
+    ridge[-1] = 1e-3
+    for _ in range(12):
+        p = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
+        gradient = x.T @ (w * (p - y)) + ridge * beta
+        hessian = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(ridge)
+        beta = beta - np.linalg.solve(hessian, gradient)
+    return beta
+
+
+def out_of_fold(data: list[Example]) -> Any:
+    """Every row's margin by weights that haven't seen its template."""
+    fold_of = [zlib.crc32(e.row.template.encode()) % FOLDS for e in data]
+    margins = np.zeros(len(data))
+    for number in range(FOLDS):
+        beta = fit([e for e, f in zip(data, fold_of, strict=True) if f != number])
+        for i, (example, at) in enumerate(zip(data, fold_of, strict=True)):
+            if at == number:
+                margins[i] = (example.readings @ beta).max()
+    return margins
+
+
+def of(margins: Any, data: list[Example], label: str, settings: tuple[str, ...]) -> list[tuple[float, float]]:
+    """Margin and weight of the rows of one label in these settings."""
+    pairs = zip(margins, data, strict=True)
+    return [(float(m), e.weight) for m, e in pairs if e.row.label == label and e.setting in settings]
+
+
+def threshold(margins: Any, data: list[Example], fpr: float) -> float:
+    """The margin that this share of the benign templates exceeds, the caller known."""
+    benign = [
+        (m, e.weight) for m, e in zip(margins, data, strict=True) if e.row.label == "benign" and e.setting != "text"
+    ]
+    total, over = sum(w for _, w in benign), 0.0
+    for margin, weight in sorted(benign, reverse=True):
+        over += weight
+        if over > fpr * total:
+            return float(margin)
+    raise ValueError("no benign rows")
+
+
+def _logit(p: float) -> float:
+    return log(p / (1 - p))
+
+
+def write(book: Rulebook, design: Design, beta: Any, block: float, path: Path) -> None:
+    """Write the weights by name, shifted so that the margin `block` lies at the block threshold."""
+    clause, rest = beta[: len(design.names)], beta[len(design.names) :]
+    topics = [design.names[i] for i in design.topics]
+    table = {
+        "bias": round(float(rest[-1] - block) + _logit(BLOCK_AT), 3),
+        "rule": round(float(rest[-2]), 3),
+        "clause": {n: round(float(v), 3) for n, v in zip(design.names, clause, strict=True) if abs(v) >= 0.005},
+        "topic": {n: round(float(v), 3) for n, v in zip(topics, rest[:-2], strict=True) if abs(v) >= 0.005},
+    }
+    about = "Written by tests/guardrails/fit.py: what each category adds to the log odds of an attack.\n"
+    document = {"version": book.version, "about": about, "weights": table}
+    path.write_text(yaml.safe_dump(document, sort_keys=False, width=120), "utf-8")
+
+
+def main() -> None:
+    book = default_rulebook()
+    design = Design(book)
+    data = examples(book, design)
+    margins = out_of_fold(data)
+    block = threshold(margins, data, BLOCK_FPR)
+    flag = block + _logit(FLAG_AT) - _logit(BLOCK_AT)
+    for label, settings in (("attack", ("registry",)), ("attack", ("caller",)), ("benign", ("registry", "caller"))):
+        some = of(margins, data, label, settings)
+        at = [sum(w for m, w in some if m >= t) / sum(w for _, w in some) for t in (block, flag)]
+        print(f"out of fold, {label}, {' and '.join(settings)}: blocked {at[0]:.1%}, flagged {at[1]:.1%}")
+    path = Path(str(files("tenant_middleware.guardrails") / "rules" / "weights.yaml"))
+    write(book, design, fit(data), block, path)
+
+
+if __name__ == "__main__":
+    main()
