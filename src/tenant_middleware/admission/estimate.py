@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import ceil
 
 from tenant_middleware.tenant import Tenant
@@ -41,6 +41,21 @@ def worst_bound(text: str | bytes) -> int:
 def prompt_bound(texts: Iterable[str | bytes], *, messages: int = 0) -> int:
     """A bound on the prompt tokens of texts (contents, tool schemas as JSON) sent as so many chat messages."""
     return sum(map(text_bound, texts)) + MESSAGE_TOKENS * messages
+
+
+def batches(texts: Iterable[str], *, size: int, tokens: int) -> Iterator[tuple[list[str], int]]:
+    """Texts in order, with each batch's bound, cut at `size` texts or about `tokens`; a larger text goes alone."""
+    batch: list[str] = []
+    total = 0
+    for text in texts:
+        bound = text_bound(text)
+        if batch and (len(batch) == size or total + bound > tokens):
+            yield batch, total
+            batch, total = [], 0
+        batch.append(text)
+        total += bound
+    if batch:
+        yield batch, total
 
 
 class Learnt:

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
 from tenant_middleware.admission.call import Call, Kind
-from tenant_middleware.admission.estimate import text_bound
+from tenant_middleware.admission.estimate import batches, text_bound
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import ConfigurationError, InvalidInput, missing_extra
@@ -84,18 +84,7 @@ class TenantEmbeddings(Embeddings):
         return self._gate.new_call(self.model_name, kind=Kind.EMBEDDING, prompt_tokens=tokens)
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[list[str], int]]:
-        """Texts in order, cut where a batch would grow too large; one that is too large alone goes alone."""
-        batch: list[str] = []
-        total = 0
-        for text in texts:
-            tokens = text_bound(text)
-            if batch and (len(batch) == self._size or total + tokens > self._tokens):
-                yield batch, total
-                batch, total = [], 0
-            batch.append(text)
-            total += tokens
-        if batch:
-            yield batch, total
+        return batches(texts, size=self._size, tokens=self._tokens)
 
 
 def _checked(batch: Sequence[str], embedded: list[list[float]]) -> list[list[float]]:

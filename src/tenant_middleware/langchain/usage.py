@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from tenant_middleware.admission.estimate import MESSAGE_TOKENS, text_bound
-from tenant_middleware.metering.usage import Usage
+from tenant_middleware.metering.usage import Tally, Usage
 
 # What providers call the output cap; a caller's value under any of these names is its wish, the gate's is what is sent.
 CAP_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
@@ -109,30 +109,13 @@ def _get(details: Any, name: str) -> int:
     return value or 0
 
 
-class StreamCount:
-    """Counts a stream as it goes by: the provider's usage where it sends one, else the text, marked as estimated."""
-
-    def __init__(self, prompt: int) -> None:
-        self._prompt = prompt
-        self._reported: Usage | None = None
-        self._text = 0
-        self._chunks = 0
+class StreamCount(Tally):
+    """The tally of a LangChain stream, chunk by chunk."""
 
     def add(self, chunk: ChatGenerationChunk) -> None:
         """Count one chunk."""
-        message = chunk.message
-        metadata = getattr(message, "usage_metadata", None)
+        metadata = getattr(chunk.message, "usage_metadata", None)
         if metadata:
             used = _from_metadata(metadata)
-            self._reported = used if self._reported is None else self._reported + used
-        if chunk.text:
-            self._chunks += 1
-            self._text += len(chunk.text.encode("utf-8", "surrogatepass"))
-
-    def usage(self) -> Usage:
-        """What has been used so far."""
-        counted = max(self._chunks, -(-self._text // 4))
-        if self._reported is not None and (self._reported.completion_tokens or not counted):
-            return self._reported
-        prompt = self._reported.prompt_tokens if self._reported is not None else self._prompt
-        return Usage(prompt, counted, source="estimated")
+            self.report(used if self._reported is None else self._reported + used)
+        self.text(chunk.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tenant_middleware.metering.usage import Usage
+from tenant_middleware.metering.usage import Tally, Usage
 
 
 def field(value: Any, name: str) -> Any:
@@ -50,37 +50,15 @@ def is_hit(response: Any) -> bool:
     return isinstance(hidden, Mapping) and hidden.get("cache_hit") is True
 
 
-class StreamCount:
-    """Counts a stream as it goes by: the provider's usage where it sends one, else the text, marked as estimated."""
-
-    def __init__(self, prompt: int) -> None:
-        self._prompt = prompt
-        self._reported: Usage | None = None
-        self._bytes = 0
-        self._chunks = 0
+class StreamCount(Tally):
+    """The tally of a LiteLLM stream, chunk by chunk."""
 
     def add(self, chunk: Any) -> None:
         """Count one chunk of a chat stream or one event of the responses API."""
         reported = usage_of(chunk) or usage_of(field(chunk, "response"))
         if reported is not None:
-            self._reported = reported
-        text = "".join(_texts(chunk))
-        if text:
-            self._chunks += 1
-            self._bytes += len(text.encode("utf-8", "surrogatepass"))
-
-    @property
-    def began(self) -> bool:
-        """Whether the provider has sent anything that it charges for."""
-        return self._chunks > 0 or self._reported is not None
-
-    def usage(self) -> Usage:
-        """What has been used so far; a stream that was cut off before its usage is counted by its text."""
-        counted = max(self._chunks, -(-self._bytes // 4))
-        if self._reported is not None and (self._reported.completion_tokens or not counted):
-            return self._reported
-        prompt = self._reported.prompt_tokens if self._reported is not None else self._prompt
-        return Usage(prompt, counted, source="estimated")
+            self.report(reported)
+        self.text("".join(_texts(chunk)))
 
 
 def _texts(chunk: Any) -> list[str]:

@@ -50,6 +50,39 @@ class Usage:
         )
 
 
+class Tally:
+    """Counts a stream as it goes by: the provider's usage where it sends one, else the text, marked as estimated."""
+
+    def __init__(self, prompt: int) -> None:
+        self._prompt = prompt
+        self._reported: Usage | None = None
+        self._bytes = 0
+        self._chunks = 0
+
+    def report(self, usage: Usage) -> None:
+        """Note what the provider says it has used so far."""
+        self._reported = usage
+
+    def text(self, text: str) -> None:
+        """Note a piece of text that it has sent."""
+        if text:
+            self._chunks += 1
+            self._bytes += len(text.encode("utf-8", "surrogatepass"))
+
+    @property
+    def began(self) -> bool:
+        """Whether the provider has sent anything that it charges for."""
+        return self._chunks > 0 or self._reported is not None
+
+    def usage(self) -> Usage:
+        """What has been used so far; a stream that was cut off before its usage is counted by its text."""
+        counted = max(self._chunks, -(-self._bytes // 4))
+        if self._reported is not None and (self._reported.completion_tokens or not counted):
+            return self._reported
+        prompt = self._reported.prompt_tokens if self._reported is not None else self._prompt
+        return Usage(prompt, counted, source="estimated")
+
+
 def check_tokens(value: object, name: str) -> int:
     """A token count, or InvalidInput."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:

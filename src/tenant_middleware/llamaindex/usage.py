@@ -1,0 +1,129 @@
+"""Counting what LlamaIndex calls use: a bound on the prompt, and what providers report under their several names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tenant_middleware.admission.estimate import MESSAGE_TOKENS, text_bound
+from tenant_middleware.errors import missing_extra
+from tenant_middleware.metering.usage import Tally, Usage
+
+try:
+    from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, TextBlock
+except ImportError as error:
+    raise missing_extra("llamaindex", __name__) from error
+
+# What LlamaIndex's providers call the output cap.
+CAP_NAMES = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "max_tokens_to_sample",
+    "num_predict",
+)
+_PER_MEDIA = 2_000  # an image, sound or file: providers charge by size, not by the length of its base64 text
+_PROMPT = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompt_eval_count")
+_OUTPUT = ("completion_tokens", "output_tokens", "candidates_token_count", "eval_count")
+_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+# Anthropic counts what went through its cache beside the input, not in it.
+_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+Answer = ChatResponse | CompletionResponse
+
+
+def field(value: Any, name: str) -> Any:
+    """A field of an object or of a mapping; None where there is none."""
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def prompt_tokens(asked: str | Iterable[ChatMessage], options: Mapping[str, Any]) -> int:
+    """A bound on the prompt's tokens: text, tool calls, media and tool schemas."""
+    if isinstance(asked, str):
+        total = MESSAGE_TOKENS + text_bound(asked)
+    else:
+        total = sum(_message_tokens(message) for message in asked)
+    for name in ("tools", "functions", "response_format"):
+        if options.get(name):
+            total += text_bound(json.dumps(options[name], default=str))
+    return total
+
+
+def _message_tokens(message: ChatMessage) -> int:
+    total = MESSAGE_TOKENS
+    for block in message.blocks:
+        if isinstance(block, TextBlock):
+            total += text_bound(block.text)
+        elif block.block_type == "tool_call":
+            total += text_bound(block.model_dump_json())
+        else:
+            total += _PER_MEDIA
+    if calls := message.additional_kwargs.get("tool_calls"):
+        total += text_bound(json.dumps(calls, default=str))
+    return total
+
+
+def usage_of(answer: Answer) -> Usage | None:
+    """What the provider reported for an answer; None when it reported nothing."""
+    for place in _places(answer):
+        if (used := _usage(place)) is not None:
+            return used
+    return None
+
+
+def _places(answer: Answer) -> Iterator[Any]:
+    for name in ("usage", "usage_metadata"):
+        if (reported := field(answer.raw, name)) is not None:
+            yield reported
+    if answer.raw is not None:
+        yield answer.raw
+    if answer.additional_kwargs:
+        yield answer.additional_kwargs
+
+
+def _usage(reported: Any) -> Usage | None:
+    prompt, output = _first(reported, _PROMPT), _first(reported, _OUTPUT)
+    if not prompt and not output:
+        return None
+    beside = [_first(reported, (name,)) for name in _BESIDE]
+    cached = beside[0] or _detail(reported, _INPUT_DETAILS, "cached_tokens")
+    return Usage(prompt + sum(beside), output, cached, _detail(reported, _OUTPUT_DETAILS, "reasoning_tokens"))
+
+
+def _detail(reported: Any, places: Iterable[str], name: str) -> int:
+    details = (field(reported, place) for place in places)
+    return next((_first(found, (name,)) for found in details if found is not None), 0)
+
+
+def _first(value: Any, names: Iterable[str]) -> int:
+    found = (field(value, name) for name in names)
+    return next((number for number in found if isinstance(number, int) and not isinstance(number, bool)), 0)
+
+
+class StreamCount(Tally):
+    """The tally of a LlamaIndex stream, whose steps each repeat what was said so far."""
+
+    _last: Answer | None = None
+
+    def add(self, answer: Answer) -> None:
+        """Count one step."""
+        self._last = answer
+        if (used := usage_of(answer)) is not None:
+            self.report(used)
+        if answer.delta:
+            self.text(answer.delta)
+
+    def usage(self) -> Usage:
+        """What has been used so far, with the tool calls that no delta carried."""
+        used = super().usage()
+        if used.source == "provider" or not isinstance(self._last, ChatResponse):
+            return used
+        called = _message_tokens(ChatMessage(blocks=_tool_calls(self._last.message))) - MESSAGE_TOKENS
+        return Usage(used.prompt_tokens, used.completion_tokens + called, source="estimated")
+
+
+def _tool_calls(message: ChatMessage) -> list[Any]:
+    return [block for block in message.blocks if block.block_type == "tool_call"]
