@@ -36,6 +36,7 @@ class Hazard:
 
 def rows() -> list[Hazard]:
     """Every row, by number."""
-    from tests.hazards import core_rows, langchain_rows, memory_rows
+    from tests.hazards import core_rows, langchain_rows, llamaindex_rows, memory_rows
 
-    return sorted([*core_rows.ROWS, *langchain_rows.ROWS, *memory_rows.ROWS], key=lambda row: int(row.id[1:]))
+    modules = (core_rows, langchain_rows, llamaindex_rows, memory_rows)
+    return sorted((row for module in modules for row in module.ROWS), key=lambda row: int(row.id[1:]))

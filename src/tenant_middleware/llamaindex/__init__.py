@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from tenant_middleware.isolation import seal
 from tenant_middleware.llamaindex.embeddings import TenantEmbedding
+from tenant_middleware.llamaindex.guard import Checked, GuardedQueryEngine, GuardedWorkflow, aguard_input, guard_input
+from tenant_middleware.llamaindex.index import TenantIndex, TenantSummaryIndex, tenant_index, tenant_summary_index
 from tenant_middleware.llamaindex.key_values import TenantKVStore
 from tenant_middleware.llamaindex.memory import TenantChatStore
 from tenant_middleware.llamaindex.model import TenantLLM
+from tenant_middleware.llamaindex.postprocessor import TenantPostprocessor
 from tenant_middleware.llamaindex.retriever import TenantRetriever
+from tenant_middleware.llamaindex.sealed import EmbeddingCacheSealer
 from tenant_middleware.llamaindex.state import dump_context, load_context
 from tenant_middleware.llamaindex.vectors import TenantVectorStore
 
+seal.register(EmbeddingCacheSealer())
+
 __all__ = [
+    "Checked",
+    "EmbeddingCacheSealer",
+    "GuardedQueryEngine",
+    "GuardedWorkflow",
     "TenantChatStore",
     "TenantEmbedding",
+    "TenantIndex",
     "TenantKVStore",
     "TenantLLM",
+    "TenantPostprocessor",
     "TenantRetriever",
+    "TenantSummaryIndex",
     "TenantVectorStore",
+    "aguard_input",
     "dump_context",
+    "guard_input",
     "load_context",
+    "tenant_index",
+    "tenant_summary_index",
 ]

@@ -9,6 +9,7 @@ from tenant_middleware.admission.call import Call, Kind
 from tenant_middleware.admission.estimate import batches, text_bound
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.errors import ConfigurationError, InvalidInput, missing_extra
+from tenant_middleware.isolation import seal
 from tenant_middleware.llamaindex.key_values import TenantKVStore
 from tenant_middleware.llamaindex.pinned import Unpickled, called_now
 
@@ -132,6 +133,7 @@ class TenantEmbedding(Unpickled, BaseEmbedding):
         return embedded
 
     def _call(self, tokens: int) -> Call:
+        seal.check("llama_index.core")
         return self._gate.new_call(self.model_name, kind=Kind.EMBEDDING, prompt_tokens=tokens)
 
 

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, cast
 
 from tenant_middleware.admission.call import Call, Hold
 from tenant_middleware.admission.gate import ModelGate
-from tenant_middleware.context import current_tenant, pin
+from tenant_middleware.context import pin
 from tenant_middleware.errors import ConfigurationError, InvalidInput, missing_extra
+from tenant_middleware.guardrails import InputGuard
 from tenant_middleware.isolation.provider_state import SaltField
 from tenant_middleware.llamaindex import provider
 from tenant_middleware.llamaindex import usage as counting
+from tenant_middleware.llamaindex.guard import aguard_input, guard_input, new_messages
 from tenant_middleware.llamaindex.pinned import Unpickled, asteps, called_now, steps
 
 try:
@@ -50,6 +52,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
     `model_name` is the name that the policy entitles and prices. The tenant is read when a method is called; a stream
     or coroutine keeps it, and used inside another's scope it raises TenantMismatch. `cap_name` is what the provider
     calls its output cap, where the class doesn't tell; `prefix_salt` what it calls the salt of its prefix cache.
+    With `guard=tenancy.guard` what is new in a prompt is checked first, which covers engines and agents alike.
     Raises MissingTenant and the gate's refusals; a stream raises them at its first step.
     """
 
@@ -59,6 +62,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
     _gate: ModelGate = PrivateAttr()
     _salt: SaltField | None = PrivateAttr()
     _cap_name: str = PrivateAttr()
+    _guard: InputGuard | None = PrivateAttr()
 
     CALLER_OWNED: ClassVar[frozenset[str]] = frozenset({"model", "model_name", "n"})
 
@@ -70,6 +74,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
         gate: ModelGate,
         cap_name: str | None = None,
         prefix_salt: SaltField | None = None,
+        guard: InputGuard | None = None,
     ) -> None:
         if not isinstance(llm, LLM):
             raise ConfigurationError(f"TenantLLM: expected a LlamaIndex LLM, got {type(llm).__name__}")
@@ -80,6 +85,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
         super().__init__(model_name=model_name, **{name: getattr(llm, name) for name in _PROMPTING})
         self._inner = llm
         self._gate = gate
+        self._guard = guard
         self._salt = prefix_salt or provider.salt_of(llm)
         named = (name for name in counting.CAP_NAMES if name in type(llm).model_fields)
         self._cap_name = cap_name or next(named, counting.CAP_NAMES[0])
@@ -173,9 +179,19 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
         rest = {name: value for name, value in options.items() if name not in counting.CAP_NAMES}
         return _Request(asked, call, rest, more)
 
+    def _prepared(self, request: _Request) -> dict[str, Any]:
+        """The options to send, once guard and provider state have passed the request."""
+        if self._guard is not None:
+            guard_input(self._guard, request.new)
+        return provider.outgoing(self._gate, request.call.tenant, request.options, self._salt)
+
+    async def _aprepared(self, request: _Request) -> dict[str, Any]:
+        if self._guard is not None:
+            await aguard_input(self._guard, request.new)
+        return await provider.aoutgoing(self._gate, request.call.tenant, request.options, self._salt)
+
     def _ask(self, send: Callable[..., Any], request: _Request) -> Any:
-        tenant = request.call.tenant
-        options = provider.outgoing(self._gate, tenant, request.options, self._salt)
+        tenant, options = request.call.tenant, self._prepared(request)
         with self._gate.call(request.call) as hold:
             answer = send(request.asked, **request.more, **self._capped(options, hold))
             _report(hold, answer)
@@ -183,8 +199,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
             return answer
 
     async def _aask(self, send: Callable[..., Any], request: _Request) -> Any:
-        tenant = request.call.tenant
-        options = await provider.aoutgoing(self._gate, tenant, request.options, self._salt)
+        tenant, options = request.call.tenant, await self._aprepared(request)
         async with self._gate.acall(request.call) as hold:
             answer = await send(request.asked, **request.more, **self._capped(options, hold))
             _report(hold, answer)
@@ -192,8 +207,8 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
             return answer
 
     def _stream(self, send: Callable[..., Any], request: _Request) -> Iterator[Any]:
-        tenant, counted = current_tenant(), counting.StreamCount(request.call.prompt_tokens)
-        options = provider.outgoing(self._gate, tenant, request.options, self._salt)
+        tenant, options = request.call.tenant, self._prepared(request)
+        counted = counting.StreamCount(request.call.prompt_tokens)
         with self._gate.call(request.call) as hold:
             with (
                 _reporting(hold, counted),
@@ -208,8 +223,8 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
                     yield answer
 
     async def _astream(self, send: Callable[..., Any], request: _Request) -> AsyncIterator[Any]:
-        tenant, counted = current_tenant(), counting.StreamCount(request.call.prompt_tokens)
-        options = await provider.aoutgoing(self._gate, tenant, request.options, self._salt)
+        tenant, options = request.call.tenant, await self._aprepared(request)
+        counted = counting.StreamCount(request.call.prompt_tokens)
         async with self._gate.acall(request.call) as hold:
             with _reporting(hold, counted):
                 sending = await send(request.asked, **request.more, **self._capped(options, hold))
@@ -234,6 +249,11 @@ class _Request:
     call: Call
     options: dict[str, Any]
     more: dict[str, Any]
+
+    @property
+    def new(self) -> Any:
+        """What the guard hasn't seen yet."""
+        return self.asked if isinstance(self.asked, str) else new_messages(self.asked)
 
 
 async def _opened(stream: Any) -> Any:
