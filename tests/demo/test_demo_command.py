@@ -66,8 +66,9 @@ def test_usage_reads_the_ledger_of_the_demo(played):
 def test_explain_names_every_value_and_its_rule(played):
     folder, _ = played
     rows = {row["name"]: row for row in json.loads(command(folder, "explain", "globex", "--json").stdout)}
-    assert rows["rpm"] == {"name": "rpm", "value": "120", "rule": "tiers.business.rpm"}
-    assert rows["queue_timeout"]["rule"] == "default"
+    assert rows["rpm"] == {"name": "rpm", "value": "600", "rule": "tiers.business.rpm"}
+    assert rows["queue_timeout"] == {"name": "queue_timeout", "value": "60.0", "rule": "tiers.business.queue_timeout"}
+    assert rows["burst"]["rule"] == "tiers.business.burst" and rows["min_output_tokens"]["rule"] == "default"
     assert rows["backends.vectors"]["value"] == "memory://"
     assert rows["price of openai/local"]["rule"] == "prices.openai/local"
     assert "tiers.business.rpm" in command(folder, "explain", "globex").stdout

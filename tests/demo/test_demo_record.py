@@ -54,9 +54,16 @@ def test_a_paraphrase_hits_ones_own_cache_alone_and_a_near_miss_hits_nothing(rec
 
 
 def test_refusals_say_when_to_come_back(record: dict[str, Any]) -> None:
-    assert {entry["kind"] for entry in record["refusals"]} == {"rate_limited", "budget_exceeded"}
-    assert all(entry.get("retry_after") or entry.get("resets_at") for entry in record["refusals"])
+    assert {entry["kind"] for entry in record["refusals"]} == {"budget_exceeded"}
+    assert all(entry["retry_after"] > 0 and entry["resets_at"] for entry in record["refusals"])
     assert [entry["tenant"] for entry in record["blocked"]] == ["globex"]
+
+
+def test_the_flood_waits_in_line_and_is_served(record: dict[str, Any]) -> None:
+    flood = record["flood"]
+    assert (flood["served"], flood["refused"]) == (flood["requests"], 0) and flood["longest_wait"] > 0
+    chats = [call for call in record["ledger"]["calls"] if call["tenant"] == "globex" and call["kind"] == "chat"]
+    assert len(chats) > flood["requests"]
 
 
 def test_the_ledger_adds_up_to_the_last_nano_dollar(record: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ class Report:
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     refused: list[tuple[str, Refusal]] = field(default_factory=list)
     blocked: list[tuple[str, Refusal]] = field(default_factory=list)
+    flood: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     rows: Sequence[LedgerRow] = ()
 
@@ -39,6 +40,7 @@ class Report:
             ],
             "refusals": [_refusal(name, refusal) for name, refusal in self.refused],
             "blocked": [{"tenant": name, "kind": one.code, "rule": one.rule} for name, one in self.blocked],
+            "flood": self.flood,
             "ledger": _ledger(self.rows),
             "isolation": [
                 {
@@ -60,7 +62,7 @@ def _answer(one: Answer) -> dict[str, Any]:
 def _refusal(tenant_id: str, refusal: Refusal) -> dict[str, Any]:
     entry: dict[str, Any] = {"tenant": tenant_id, "kind": refusal.code, "rule": refusal.rule}
     if refusal.resets_at is not None:
-        return entry | {"resets_at": refusal.resets_at.isoformat()}
+        entry["resets_at"] = refusal.resets_at.isoformat()
     return entry | {"retry_after": refusal.retry_after}
 
 

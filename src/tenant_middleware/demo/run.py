@@ -56,6 +56,7 @@ def _overrides(provider: IdentityProvider, folder: Path, model: str) -> dict[str
         "identity": {"jwks_file": str(provider.jwks_file)},
         "backends": {"ledger": f"sqlite:///{(folder / LEDGER).resolve()}"},
         "tiers": dict.fromkeys(("enterprise", "business", "free"), allowed),
+        "queue": {"pools": {"llm": {"models": [model]}}},
     }
 
 
