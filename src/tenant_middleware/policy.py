@@ -139,6 +139,7 @@ class Policy(Model):
     unlisted_tenants: bool = False
 
     _terms: dict[str, Tier] = PrivateAttr(default_factory=dict)
+    _guests: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _resolve(self) -> Policy:
@@ -185,11 +186,27 @@ class Policy(Model):
         except InvalidTenant as error:
             raise AuthenticationError(str(error), rule="tenant_id") from None
 
+    def invite(self, guest: Tenant) -> None:
+        """Give the terms of its tier to a tenant that an audit made up, in this process; no token can name it.
+
+        Raises AuthenticationError for a listed tenant or an unknown tier.
+        """
+        if guest.id in self.tenants or guest.tier not in self.tiers:
+            raise AuthenticationError("a guest has an id that nobody has and a tier of this policy", rule="tier")
+        self._guests[guest.id] = guest.tier
+
+    def dismiss(self, guest: Tenant) -> None:
+        """Take an invitation back."""
+        self._guests.pop(guest.id, None)
+
+    def _lets_in(self, tenant: Tenant) -> bool:
+        return (self.unlisted_tenants and tenant.tier in self.tiers) or self._guests.get(tenant.id) == tenant.tier
+
     def for_tenant(self, tenant: Tenant) -> Tier:
         """The terms in force for a tenant: its tier's, with what its own entry replaces."""
         rule = self.tenants.get(tenant.id)
         if rule is None:
-            if self.unlisted_tenants and tenant.tier in self.tiers:
+            if self._lets_in(tenant):
                 return self.tiers[tenant.tier]
             raise AuthenticationError("no rule of the policy admits this tenant", rule="tenant_not_admitted")
         if rule.tier != tenant.tier:
@@ -200,7 +217,7 @@ class Policy(Model):
         """Whether `for_tenant` has terms for it."""
         rule = self.tenants.get(tenant.id)
         if rule is None:
-            return self.unlisted_tenants and tenant.tier in self.tiers
+            return self._lets_in(tenant)
         return rule.tier == tenant.tier
 
     def terms_of(self, tenant_id: str) -> Tier:

@@ -62,6 +62,14 @@ class _GuardModes:
         return self.policy.for_tenant(tenant).guard
 
 
+_made: weakref.WeakSet[Tenancy] = weakref.WeakSet()
+
+
+def living() -> list[Tenancy]:
+    """Every Tenancy of this process that is open: what an audit of a user's own code has to be let into."""
+    return [tenancy for tenancy in _made if not tenancy._closed]
+
+
 class Tenancy:
     """The entry point: `Tenancy.from_file("tenancy.toml")`, then `with tenancy.authenticate(token): ...`.
 
@@ -88,6 +96,7 @@ class Tenancy:
         self.ledger = self._open_ledger()
         self.gate = self._open_gate()
         self._books = self._open_books(billing)
+        _made.add(self)
 
     @classmethod
     def from_file(
@@ -232,6 +241,17 @@ class Tenancy:
 
         known = [(tenant_id, *rule.names) for tenant_id, rule in self.policy.tenants.items()]
         return InputGuard(_GuardModes(self.policy), Registry(known))
+
+    def forget(self, tenant: Tenant) -> int:
+        """Remove a tenant's documents, conversations and cached answers from the stores that were used so far.
+
+        Returns how many things that were. Offboarding a real tenant is `lifecycle.erase`, which proves what it did.
+        """
+        used = self.__dict__
+        removed = self.vectors.erase(tenant) if "vectors" in used else 0
+        removed += self.history.clear_tenant(tenant) if "history" in used else 0
+        removed += self.cache.invalidate(tenant) if "cache" in used else 0
+        return removed + (self.exact_cache.clear(tenant) if "exact_cache" in used else 0)
 
     def explain(self, tenant: Tenant) -> Explanation:
         """Every value in force for a tenant and the rule that decided it."""
