@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 
 from tenant_middleware import scope
+from tenant_middleware.admission.queue import Ticket
 from tenant_middleware.demo.probes import SECRET, Finding, IsolationCheck
+from tenant_middleware.demo.scenes import FLOOD
 from tenant_middleware.isolation.vectors import Hit
 
 
@@ -40,6 +44,23 @@ def test_every_answer_names_sources_of_its_own_tenant(stage):
     for name, given in demo.report.answers.items():
         assert all(source.startswith(f"{name}/price-list.md#") for source in given[0].sources)
         assert name.capitalize() in given[0].text, "the echo repeats the context that was retrieved"
+
+
+def test_a_neighbour_passes_the_whole_flood(stage, tenants):
+    """The slot is held until everybody is in line: then who asked last is served among the first."""
+    demo, queue = stage.demo(), stage.tenancy.gate.queue
+    demo.documents_come_in()
+    slot = queue.enter(Ticket(tenants[2], "", "openai/local", 1, 1, 1.0, 0.0))
+    with ThreadPoolExecutor(1) as scene:
+        played = scene.submit(demo.a_flood_harms_nobody_else)
+        while sum(pool.waiting for pool in queue.state()) < FLOOD + 1:
+            assert not played.done()
+            time.sleep(0.01)
+        queue.leave(slot, 1, 1)
+        played.result(60)
+    flood = demo.report.flood
+    assert (flood["served"], flood["refused"]) == (FLOOD, 0) and demo.report.refused == []
+    assert flood["longest_wait"] > 0 and flood["overtaken"] >= FLOOD - 5
 
 
 class LeakyStore:
