@@ -13,7 +13,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 
 from tenant_middleware.context import scope
-from tenant_middleware.errors import MissingTenant, StoreUnavailable
+from tenant_middleware.errors import IsolationBreach, MissingTenant, StoreUnavailable
 from tenant_middleware.langchain import listing
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.tenant import Tenant
@@ -270,3 +270,17 @@ def test_a_saver_that_knows_no_filter_for_another_reason_says_so(acme: Tenant) -
 
     with scope(acme), pytest.raises(ValueError, match="something else"):
         list(TenantCheckpointSaver(Broken()).list(None))
+
+
+def test_a_saver_that_answers_with_another_thread_is_an_incident(pair: tuple[Tenant, Tenant]) -> None:
+    class Careless(InMemorySaver):
+        def get_tuple(self, config: Any) -> Any:
+            return next(iter(self.list(None)), None)
+
+    saver = TenantCheckpointSaver(Careless())
+    with scope(pair[0]):
+        saver.put({"configurable": {"thread_id": "t", "checkpoint_ns": ""}}, empty_checkpoint(), {}, {})
+        assert saver.get_tuple(CONFIG) is not None
+    with scope(pair[1]), pytest.raises(IsolationBreach) as caught:
+        saver.get_tuple(CONFIG)
+    assert pair[0].id not in str(caught.value).split()

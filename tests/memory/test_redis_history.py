@@ -73,3 +73,18 @@ def test_a_server_that_is_gone_raises_our_error_without_content(unused_port: int
     assert "secret" not in str(caught.value) and caught.value.__cause__ is None and caught.value.__context__ is None
     with pytest.raises(StoreUnavailable):
         history.read(acme, "s")
+
+
+def test_a_session_that_was_emptied_is_listed_again(redis_url: str, acme: Tenant) -> None:
+    """The index is written when a session begins; it may begin more than once."""
+    history = RedisHistory(redis_url)
+    for _ in range(3):
+        history.append(acme, "s", [Message("user", "1")])
+        history.append(acme, "s", [Message("user", "2")])
+        assert history.sessions(acme) == ["s"] and history.count(acme).messages == 2
+        assert len(history.drop_oldest(acme, "s", 2)) == 2 and history.sessions(acme) == []
+    history.append(acme, "s", [Message("user", "3")])
+    history.replace(acme, "s", [])
+    history.append(acme, "s", [Message("user", "4")])
+    assert history.sessions(acme) == ["s"] and [m.content for m in history.read(acme, "s")] == ["4"]
+    history.close()

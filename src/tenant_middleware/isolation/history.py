@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.tenant import Tenant
@@ -145,17 +145,22 @@ def check_window(value: object, name: str) -> None:
         raise InvalidInput(f"history {name}: expected a whole number of 0 or more")
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def to_json(message: Message) -> str:
     """A message as one line of JSON; refuses data that JSON can't carry."""
     try:
-        return json.dumps(
-            [message.role, message.content, message.tokens, dict(message.data)], separators=(",", ":"), allow_nan=False
-        )
+        return _JSON.encode([message.role, message.content, message.tokens, dict(message.data)])
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"message data: expected JSON values ({type(error).__name__})") from None
 
 
 def from_json(line: str | bytes) -> Message:
     """The inverse of `to_json`."""
-    role, content, tokens, data = json.loads(line)
-    return Message(cast("Role", role), content, tokens, data)
+    return Message(*json.loads(line))
+
+
+def from_json_lines(lines: Sequence[bytes]) -> list[Message]:
+    """`from_json` of many, in one pass."""
+    return [Message(*fields) for fields in json.loads(b"[%b]" % b",".join(lines))]

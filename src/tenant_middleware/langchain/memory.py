@@ -14,12 +14,10 @@ from tenant_middleware.context import current_tenant, pin, scope
 from tenant_middleware.errors import (
     ConfigurationError,
     InvalidInput,
-    IsolationBreach,
     TenantMismatch,
     missing_extra,
 )
 from tenant_middleware.isolation.residents import RESIDENTS
-from tenant_middleware.keys import tag
 from tenant_middleware.langchain.listing import Listing, arows, rows
 from tenant_middleware.langchain.threads import Threads
 from tenant_middleware.tenant import Tenant
@@ -237,11 +235,7 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
     def _mine(
         self, tenant: Tenant, threads: Threads, asked: RunnableConfig, found: CheckpointTuple | None
     ) -> CheckpointTuple | None:
-        if found is None:
-            return None
-        if not threads.owns(found.config):
-            raise IsolationBreach("the saver answered with a checkpoint of another thread; nothing was returned")
-        return self._outward(tenant, threads, found, asked)
+        return None if found is None else self._outward(tenant, threads, found, asked)
 
     def _outward(
         self, tenant: Tenant, threads: Threads, found: CheckpointTuple, asked: RunnableConfig | None = None
@@ -256,21 +250,21 @@ class _Owners:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._owners: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._owners: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._lock = Lock()
 
     def note(self, checkpoint_id: str, tenant: Tenant) -> None:
-        owner = tag(tenant)
+        known = self._owners.get(checkpoint_id, ())
+        if tenant.id in known:
+            return
         with self._lock:
-            known = self._owners.get(checkpoint_id)
-            if known is None or owner not in known:
-                self._owners[checkpoint_id] = (known or frozenset()) | {owner}
-                while len(self._owners) > self._size:
-                    self._owners.popitem(last=False)
+            self._owners[checkpoint_id] = (*self._owners.get(checkpoint_id, ()), tenant.id)
+            while len(self._owners) > self._size:
+                self._owners.popitem(last=False)
 
     def refuse_foreign(self, checkpoint_id: str | None, tenant: Tenant) -> None:
         known = self._owners.get(checkpoint_id) if checkpoint_id else None
-        if known is not None and tag(tenant) not in known:
+        if known is not None and tenant.id not in known:
             raise TenantMismatch(
                 "this run continues a checkpoint of another tenant: a stream keeps the tenant it was started for "
                 "when it is wrapped in pin(...); nothing was stored"

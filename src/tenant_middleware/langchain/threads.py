@@ -51,8 +51,8 @@ class Threads:
 
     def inward(self, config: RunnableConfig) -> RunnableConfig:
         """The config with the thread id that the inner saver stores."""
-        configurable = config.get("configurable") or {}
-        if "thread_id" not in configurable:
+        configurable = config.get("configurable")
+        if not configurable or "thread_id" not in configurable:
             raise InvalidInput('the saver needs a thread: pass config={"configurable": {"thread_id": ...}}')
         return _with(config, {**configurable, "thread_id": self.mapped(configurable["thread_id"])})
 
@@ -115,4 +115,4 @@ def _run_of(config: RunnableConfig) -> object:
 
 
 def _with(config: RunnableConfig, configurable: dict[str, Any]) -> RunnableConfig:
-    return cast("RunnableConfig", {**config, "configurable": configurable})
+    return {**config, "configurable": configurable}

@@ -38,24 +38,26 @@ local function forget(session)
   redis.call('HDEL', index, session)
 end
 
--- ARGV: session id, ttl (ms, 0 for none), max tokens (0 for none), max messages (0 for none), line...
+-- ARGV: session id, ttl (ms, 0 for none), max tokens (0 for none), max messages (0 for none), weight of all lines, line...
 local function append()
-  local session, ttl = ARGV[2], tonumber(ARGV[3])
-  local sum = 0
-  for i = 6, #ARGV, 1000 do
-    redis.call('RPUSH', list, unpack(ARGV, i, math.min(i + 999, #ARGV)))
+  local session, ttl, max_tokens, max_messages = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+  local length
+  for i = 7, #ARGV, 1000 do
+    length = redis.call('RPUSH', list, unpack(ARGV, i, math.min(i + 999, #ARGV)))
   end
-  for i = 6, #ARGV do
-    sum = sum + weight(ARGV[i])
+  redis.call('INCRBY', total, ARGV[6])
+  if length == #ARGV - 6 then
+    redis.call('HSET', index, session, list)
   end
-  redis.call('INCRBY', total, sum)
-  redis.call('HSET', index, session, list)
   if ttl > 0 then
     redis.call('PEXPIRE', list, ttl)
     redis.call('PEXPIRE', total, ttl)
     redis.call('PEXPIRE', index, ttl)
   end
-  return trim(tonumber(ARGV[4]), tonumber(ARGV[5]))
+  if max_tokens > 0 or max_messages > 0 then
+    return trim(max_tokens, max_messages)
+  end
+  return length
 end
 
 local verb = ARGV[1]
@@ -66,7 +68,7 @@ end
 
 if verb == 'replace' then
   redis.call('UNLINK', list, total)
-  if #ARGV < 6 then
+  if #ARGV < 7 then
     redis.call('HDEL', index, ARGV[2])
     return 0
   end

@@ -16,7 +16,7 @@ from tenant_middleware.isolation.history import (
     check_messages,
     check_session,
     check_window,
-    from_json,
+    from_json_lines,
     to_json,
 )
 from tenant_middleware.keys import key
@@ -128,14 +128,16 @@ class RedisHistory:
         return step.read(await areach("history", _SCRIPT.arun(self._clients.here(), step.keys, step.args)))
 
     def _append(self, tenant: Tenant, session: str, messages: Sequence[Message]) -> _Step[int]:
-        lines = [_line(message) for message in check_messages(messages)]
-        if not lines:
-            return _drop_nothing(tenant, session)
-        return _Step(list(_keys(tenant, check_session(session))), ["append", session, *self._bounds, *lines], int)
+        checked = check_messages(messages)
+        return self._written("append", tenant, session, checked) if checked else _drop_nothing(tenant, session)
 
     def _replace(self, tenant: Tenant, session: str, messages: Sequence[Message]) -> _Step[int]:
-        lines = [_line(message) for message in check_messages(messages)]
-        return _Step(list(_keys(tenant, check_session(session))), ["replace", session, *self._bounds, *lines], int)
+        return self._written("replace", tenant, session, check_messages(messages))
+
+    def _written(self, verb: str, tenant: Tenant, session: str, messages: list[Message]) -> _Step[int]:
+        weights = [message.weight for message in messages]
+        args = [verb, session, *self._bounds, sum(weights), *map(_line, messages, weights)]
+        return _Step(list(_keys(tenant, check_session(session))), args, int)
 
     def _move(self, tenant: Tenant, session: str, to: str, count: int) -> _Step[list[Message]]:
         check_window(count, "count")
@@ -180,12 +182,12 @@ def _whole(tenant: Tenant, verb: str, read: Callable[[Any], T]) -> _Step[T]:
     return _Step([index, index, index], [verb], read)
 
 
-def _line(message: Message) -> str:
-    return f"{message.weight}{'t' if message.role == 'tool' else '.'}{to_json(message)}"
+def _line(message: Message, weight: int) -> str:
+    return f"{weight}{'t' if message.role == 'tool' else '.'}{to_json(message)}"
 
 
 def _messages(lines: list[bytes]) -> list[Message]:
-    return [from_json(line[line.index(b"[") :]) for line in lines]
+    return from_json_lines([line[line.index(b"[") :] for line in lines])
 
 
 def _names(rows: list[bytes]) -> list[str]:
