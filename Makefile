@@ -8,14 +8,14 @@ ONLY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-DEMO_EXTRAS := langchain,guard,local
+DEMO_EXTRAS := langchain,guard,local,report
 
 # LiteLLM fetches its price map and LangSmith its project when they are imported; nothing here needs either.
 export LITELLM_LOCAL_MODEL_COST_MAP = True
 export LANGSMITH_TRACING = false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench hazards guard-eval test-services test-long pin clean
+.PHONY: help demo test check bench hazards guard-eval test-services test-browser test-long pin clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -47,6 +47,9 @@ test-services: $(VENV)/.dev  ## tests against real servers: Redis Cluster, Postg
 
 test-long: $(VENV)/.dev  ## the long versions: 100,000 calls under kills, many more random schedules
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -m long $(ARGS)
+
+test-browser: $(VENV)/.dev  ## the report in headless Chromium (a Debian package)
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 pin: $(VENV)/.dev  ## write what is installed here into constraints.txt
 	$(BIN)/python .ci/pin.py

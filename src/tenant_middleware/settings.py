@@ -29,7 +29,8 @@ ENV_SECTIONS = ("identity", "backends", "cache", "billing", "secrets")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def _duration(value: object) -> object:
+def seconds_of(value: object) -> float:
+    """Seconds from a number or a text like 90s, 15m, 1h or 7d; raises ValueError for anything else."""
     if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())):
         return float(found[1]) * _UNITS[found[2]]
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -37,7 +38,7 @@ def _duration(value: object) -> object:
     raise ValueError('expected seconds or a duration such as "90s", "15m", "1h" or "7d"')
 
 
-Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, allow_inf_nan=False)]
 
 
 class BackendSettings(Model):

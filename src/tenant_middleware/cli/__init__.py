@@ -12,8 +12,11 @@ from tenant_middleware.cli.demo import demo
 from tenant_middleware.cli.drain import drain
 from tenant_middleware.cli.explain import explain
 from tenant_middleware.cli.export_costs import export_costs
+from tenant_middleware.cli.heatmap import heatmap
+from tenant_middleware.cli.latency import latency
 from tenant_middleware.cli.queue import queue
 from tenant_middleware.cli.reconcile import reconcile
+from tenant_middleware.cli.report import report
 from tenant_middleware.cli.usage import usage
 from tenant_middleware.errors import ConfigurationError, InvalidInput, TenancyError
 
@@ -43,7 +46,7 @@ def _about() -> None:
     """One GenAI application for many tenants: nothing leaks, nobody starves, every dollar has an owner."""
 
 
-for command in (demo, explain, usage, drain, export_costs, reconcile, queue):
+for command in (demo, explain, usage, drain, export_costs, reconcile, queue, heatmap, latency, report):
     app.command()(command)
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
 from tenant_middleware.metering.observations import STAGE, Observed, quantile
 from tenant_middleware.reporting.ranks import Compared, Stratum, compare, counts_of_others, holm
+from tenant_middleware.telemetry import CALL
 
 Scope = Literal["usual", "only this tenant", "everyone", "provider", "too few calls"]
+WHOLE_CALL = STAGE + CALL  # the sum of others, so it names no cause
 PROVIDER_STAGES = ("first_token", "generation")
 
 # A finding needs all three: unlikely by chance among all that were looked at, clearly shifted, and worth a look.
@@ -35,7 +37,8 @@ _Counts = dict[str, dict[int, dict[str, Counter[int]]]]  # stage, window, tenant
 class Evidence:
     """One stage of one tenant beside the others: medians in seconds (`generation`: per output token).
 
-    `chance` is the adjusted p value, `superiority` the share of pairs in which the tenant's call took longer.
+    `chance` is the adjusted p value, `superiority` the share of pairs in which the tenant's call took longer;
+    `found` says that the stage is slow for this tenant and not for the others.
     """
 
     stage: str
@@ -45,6 +48,7 @@ class Evidence:
     others_median: float
     superiority: float
     chance: float
+    found: bool = False
 
     @property
     def ratio(self) -> float:
@@ -55,15 +59,15 @@ class Evidence:
         """The lower end of a one-sided 95 % interval: a few slow calls are not yet a slow tenant."""
         return self.superiority - 1.645 * math.sqrt((1 / self.calls + 1 / self.others) / 12)
 
-    @property
-    def found(self) -> bool:
-        """Whether the stage is slow for this tenant and not for the others."""
-        return (
-            self.calls >= LEAST_CALLS
-            and self.chance <= MOST_CHANCE
-            and self.superiority_at_least >= LEAST_SUPERIORITY
-            and self.ratio >= LEAST_RATIO
-        )
+
+def _is_found(one: Evidence) -> bool:
+    """Whether a stage is slow for this tenant and not for the others."""
+    return (
+        one.calls >= LEAST_CALLS
+        and one.chance <= MOST_CHANCE
+        and one.superiority_at_least >= LEAST_SUPERIORITY
+        and one.ratio >= LEAST_RATIO
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ def verdicts(rows: Iterable[Observed], before: Iterable[Observed] = ()) -> list[
     chances = holm([found.p for _, _, found, _ in compared])
     evidence: dict[str, list[Evidence]] = defaultdict(list)
     for (tenant_id, stage, found, medians), chance in zip(compared, chances, strict=True):
-        evidence[tenant_id].append(Evidence(stage, found.size, found.others, *medians, found.superiority, chance))
+        seen = Evidence(stage, found.size, found.others, *medians, found.superiority, chance)
+        evidence[tenant_id].append(replace(seen, found=_is_found(seen)))
     tenants = sorted({tenant for windows in counts.values() for each in windows.values() for tenant in each})
     return [_verdict(tenant, evidence.get(tenant, []), shifts) for tenant in tenants]
 
@@ -117,7 +122,7 @@ def _verdict(tenant_id: str, evidence: list[Evidence], shifts: Sequence[Shift]) 
 def _by_stage(rows: Iterable[Observed]) -> _Counts:
     counts: _Counts = defaultdict(lambda: defaultdict(lambda: defaultdict(Counter)))
     for row in rows:
-        if row.name.startswith(STAGE):
+        if row.name.startswith(STAGE) and row.name != WHOLE_CALL:
             counts[row.name.removeprefix(STAGE)][row.window][row.tenant_id][row.bucket] += row.times
     return counts
 

@@ -22,6 +22,8 @@ from tenant_middleware.tenant import Tenant
 Stage = Literal[
     "guard", "cache", "retrieval", "memory", "queue", "admission", "first_token", "generation", "tool", "ingest"
 ]
+CALL = "call"
+"""A model call from its arrival at the gate to its end: the sum of what it waited for and the answer itself."""
 TENANT = "tenant.id"
 NAME = "tenant_middleware"
 
@@ -165,7 +167,8 @@ def settled(row: SettledCall, tenant: Tenant, *, admission: float = 0.0, first_t
 
 
 def _stages_of(row: SettledCall, admission: float, first_token: float | None) -> dict[str, float]:
-    took, writing = {"queue": row.queue_wait, "admission": admission}, row.latency
+    whole = row.queue_wait + admission + row.latency
+    took, writing = {CALL: whole, "queue": row.queue_wait, "admission": admission}, row.latency
     if first_token is not None:
         took["first_token"] = first_token
         writing = max(writing - first_token, 0.0)

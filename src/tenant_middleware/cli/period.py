@@ -1,0 +1,36 @@
+"""The stretch of time a report looks at, and the two things it reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from tenant_middleware.backends.sql import SqlLedger
+from tenant_middleware.backends.sql_observations import SqlObservations
+from tenant_middleware.settings import seconds_of
+
+
+def period(since: str) -> tuple[float, float]:
+    """From so long ago until now, in seconds since the epoch."""
+    now = time.time()
+    try:
+        return now - seconds_of(since), now
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from error
+
+
+@contextmanager
+def opened(url: str) -> Iterator[tuple[SqlLedger, SqlObservations]]:
+    """The ledger and the observations beside it."""
+    books = SqlLedger(url)
+    try:
+        observatory = SqlObservations(url)
+        try:
+            yield books, observatory
+        finally:
+            observatory.close()
+    finally:
+        books.close()
