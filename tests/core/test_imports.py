@@ -27,6 +27,7 @@ NEEDS = {
     "backends.pinecone": "pinecone",
     "notebook": "notebooks",
     "telemetry.prometheus": "prometheus",
+    "reporting.page": "report",
 }
 LAZY = ("local", "demo")  # import at the first use
 HEAVY = (
