@@ -37,38 +37,38 @@ class TenantKVStore(BaseKVStore):
             RESIDENTS.register(self)
 
     def put(self, key: str, val: Value, collection: str = DEFAULT_COLLECTION) -> None:
-        self.inner.put(key, val, collection=_own(collection))
+        self.inner.put(key, val, collection=own_collection(collection))
 
     def aput(self, key: str, val: Value, collection: str = DEFAULT_COLLECTION) -> Coroutine[Any, Any, None]:
-        return called_now(self.inner.aput, key, val, collection=_own(collection))
+        return called_now(self.inner.aput, key, val, collection=own_collection(collection))
 
     def put_all(
         self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE
     ) -> None:
-        self.inner.put_all(kv_pairs, collection=_own(collection), batch_size=batch_size)
+        self.inner.put_all(kv_pairs, collection=own_collection(collection), batch_size=batch_size)
 
     def aput_all(
         self, kv_pairs: Pairs, collection: str = DEFAULT_COLLECTION, batch_size: int = DEFAULT_BATCH_SIZE
     ) -> Coroutine[Any, Any, None]:
-        return called_now(self.inner.aput_all, kv_pairs, collection=_own(collection), batch_size=batch_size)
+        return called_now(self.inner.aput_all, kv_pairs, collection=own_collection(collection), batch_size=batch_size)
 
     def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> Value | None:
-        return self.inner.get(key, collection=_own(collection))
+        return self.inner.get(key, collection=own_collection(collection))
 
     def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> Coroutine[Any, Any, Value | None]:
-        return called_now(self.inner.aget, key, collection=_own(collection))
+        return called_now(self.inner.aget, key, collection=own_collection(collection))
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, Value]:
-        return self.inner.get_all(collection=_own(collection))
+        return self.inner.get_all(collection=own_collection(collection))
 
     def aget_all(self, collection: str = DEFAULT_COLLECTION) -> Coroutine[Any, Any, dict[str, Value]]:
-        return called_now(self.inner.aget_all, collection=_own(collection))
+        return called_now(self.inner.aget_all, collection=own_collection(collection))
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
-        return self.inner.delete(key, collection=_own(collection))
+        return self.inner.delete(key, collection=own_collection(collection))
 
     def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> Coroutine[Any, Any, bool]:
-        return called_now(self.inner.adelete, key, collection=_own(collection))
+        return called_now(self.inner.adelete, key, collection=own_collection(collection))
 
     def leave(self, tenant: Tenant) -> int:
         """Drop the tenant's collections from this process; stores elsewhere aren't asked."""
@@ -79,6 +79,6 @@ class TenantKVStore(BaseKVStore):
         return sum(map(len, dropped))
 
 
-def _own(collection: str) -> str:
+def own_collection(collection: str) -> str:
     """Encoded: as part of a path or a pattern, a caller's name would reach out of the tenant."""
     return f"{namespace(current_tenant())}{encode(collection)}"
