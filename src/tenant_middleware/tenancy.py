@@ -27,6 +27,7 @@ from tenant_middleware.isolation.cache import ExactCache, SemanticCache
 from tenant_middleware.isolation.history import HistoryStore
 from tenant_middleware.isolation.knowledge import VersionedVectors
 from tenant_middleware.isolation.provider_state import ProviderIds, ProviderState
+from tenant_middleware.isolation.residents import Cleared, Seat
 from tenant_middleware.isolation.seal import LayerReport
 from tenant_middleware.metering.billing import Billing, BillingSink, CloudEventsSink
 from tenant_middleware.metering.books import Books
@@ -92,6 +93,7 @@ class Tenancy:
         self._secret = self._fingerprint_key()
         self._opener = Opener(settings, policy, self.clock, self._secret)
         self._closed = False
+        self._seat = Seat()
         self.observations = self._open_observations()
         self.ledger = self._open_ledger()
         self.gate = self._open_gate()
@@ -251,7 +253,18 @@ class Tenancy:
         removed = self.vectors.erase(tenant) if "vectors" in used else 0
         removed += self.history.clear_tenant(tenant) if "history" in used else 0
         removed += self.cache.invalidate(tenant) if "cache" in used else 0
+        removed += self.provider_state.ids.clear(tenant) if "provider_state" in used else 0
         return removed + (self.exact_cache.clear(tenant) if "exact_cache" in used else 0)
+
+    def switch(self, to: Tenant | None) -> list[Cleared]:
+        """Seat another tenant, or nobody, in a program that serves one at a time, such as a desktop or a batch job.
+
+        What this process held of the one who leaves (memories, caches, buffers) is cleared and counted; settled rows
+        are written first. Raises TenantMismatch inside a scope: there is no switch while somebody still works.
+        """
+        cleared = self._seat.switch(to)
+        self.drain()
+        return cleared
 
     def explain(self, tenant: Tenant) -> Explanation:
         """Every value in force for a tenant and the rule that decided it."""
