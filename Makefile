@@ -8,7 +8,7 @@ ONLY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-DEMO_EXTRAS := langchain,guard,local,report
+DEMO_EXTRAS := langchain,guard,local,redisvl,report
 
 # LiteLLM fetches its price map and LangSmith its project when they are imported; nothing here needs either.
 export LITELLM_LOCAL_MODEL_COST_MAP = True

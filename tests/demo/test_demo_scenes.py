@@ -107,3 +107,15 @@ def test_memory_is_the_tenants_own(stage, tenants):
             assert stage.assistant.ask("What does it include?", "one-thread").remembered == 2
             state = stage.assistant.conversation.get_state({"configurable": {"thread_id": "one-thread"}})
             assert tenant.id in str(state.values).casefold() and other not in str(state.values).casefold()
+
+
+def test_over_redis_the_probes_hold_and_answers_come_from_its_cache(stage_on_redis):
+    demo = stage_on_redis.demo()
+    demo.documents_come_in()
+    demo.competitors_ask_the_same()
+    demo.nobody_sees_anothers_data()
+    found = demo.report.as_json()["isolation"]
+    assert len(found) == 4 and demo.report.isolated, found
+    acme = stage_on_redis.tenancy.policy.admit("acme", None, "user")
+    assert stage_on_redis.tenancy.cache.count(acme).entries > 0
+    assert type(stage_on_redis.tenancy.cache).__name__ == "RedisSemanticCache"

@@ -6,22 +6,24 @@ can't turn red proves nothing either: the same question goes to the shared backe
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import mul
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from tenant_middleware.backends.in_memory.cache import InMemorySemanticCache
-from tenant_middleware.backends.in_memory.vectors import InMemoryVectors
 from tenant_middleware.context import scope
 from tenant_middleware.demo.chain import Assistant
 from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach, TenantMismatch
 from tenant_middleware.isolation.cache import Question, question
 from tenant_middleware.isolation.filters import Where, parse
 from tenant_middleware.isolation.place import place_of
+from tenant_middleware.isolation.scoped import ScopedVectors
 from tenant_middleware.local import embeddings
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
@@ -59,10 +61,10 @@ class IsolationCheck:
     """Plants a secret as the owner by every way in, then looks for it as everybody."""
 
     def __init__(self, tenancy: Tenancy, assistant: Assistant, owner: Tenant) -> None:
-        vectors, cache = getattr(tenancy.vectors, "inner", None), tenancy.cache
-        if not isinstance(vectors, InMemoryVectors) or not isinstance(cache, InMemorySemanticCache):
-            raise ConfigurationError("the isolation check of the demo looks past the guard in backends in memory only")
-        self._vectors, self._cache = vectors, cache
+        vectors = getattr(tenancy.vectors, "inner", None)
+        if not isinstance(vectors, ScopedVectors):
+            raise ConfigurationError("the isolation check of the demo looks past the guard in one shared vector store")
+        self._vectors, self._cache = vectors, tenancy.cache
         self._assistant, self._owner = assistant, owner
         self._vector = embeddings().embed_query(_ABOUT)
 
@@ -129,8 +131,16 @@ class IsolationCheck:
 
     def _raw_answer(self, tenant: Tenant) -> str:
         """The nearest of all entries, whosever they are."""
-        everybodys = [entry for entries in self._cache._tenants.values() for entry in entries.values()]
-        return max(everybodys, key=lambda entry: sum(map(mul, entry.direction, self._vector))).answer
+        cache: Any = self._cache
+        if isinstance(cache, InMemorySemanticCache):
+            everybodys = [entry for entries in cache._tenants.values() for entry in entries.values()]
+            return max(everybodys, key=lambda entry: sum(map(mul, entry.direction, self._vector))).answer
+        vector = array("f", self._vector).tobytes()
+        found = cache._clients.sync.execute_command(
+            *("FT.SEARCH", cache._index(len(self._vector)), "*=>[KNN 1 @prompt_vector $v AS distance]"),
+            *("PARAMS", 2, "v", vector, "RETURN", 1, "response", "DIALECT", 2),
+        )
+        return str(found[2][1])
 
     def _question(self, tenant: Tenant) -> Question:
         return question(tenant, self._cache.rules_for(tenant), _ABOUT, self._vector)

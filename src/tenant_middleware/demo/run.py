@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tenant_middleware.demo.llm import LOCAL, choose
 from tenant_middleware.demo.report import Report
 from tenant_middleware.demo.scenes import Demo
 from tenant_middleware.demo.show import Show
+from tenant_middleware.local import local_redis
 from tenant_middleware.tenancy import Tenancy
 
 FOLDER = Path(".tenant-middleware")
@@ -23,13 +25,19 @@ POLICY = "tenancy.toml"
 LEDGER = "demo.db"
 
 
-def run(show: Show, *, llm: str = LOCAL, folder: Path = FOLDER) -> Report:
-    """Play the demo; its policy and ledger stay in `folder`, the signing key ends with this call."""
+def run(show: Show, *, llm: str = LOCAL, redis: bool = False, folder: Path = FOLDER) -> Report:
+    """Play the demo; its policy and ledger stay in `folder`, the signing key ends with this call.
+
+    With `redis`, limits, cache and documents live in a real Redis that ends with this call too; the conversations of
+    the graph stay in LangGraph's saver in memory.
+    """
     chosen = choose(llm)
     prepare(folder)
-    with tempfile.TemporaryDirectory(prefix="tm-demo-") as place:
-        provider = IdentityProvider(Path(place))
+    with ExitStack() as running:
+        provider = IdentityProvider(Path(running.enter_context(tempfile.TemporaryDirectory(prefix="tm-demo-"))))
         overrides = _overrides(provider, folder, chosen.name)
+        if redis:
+            keep_in(running.enter_context(local_redis()), overrides)
         # The demo is the same everywhere, whatever TENANCY__ variables say here.
         with Tenancy.from_file(folder / POLICY, overrides=overrides, environ={}) as tenancy, _quiet():
             tenancy.seal(strict=False)  # LangChain's caches; what else is loaded here isn't on the demo's path
@@ -48,6 +56,12 @@ def prepare(folder: Path) -> None:
 def policy_text() -> str:
     """The policy that ships with the demo."""
     return files(__package__).joinpath("policy.toml").read_text(encoding="utf-8")
+
+
+def keep_in(url: str, overrides: dict[str, Any]) -> None:
+    """The same policy over one Redis; workers that share a cache share the key of its hashes."""
+    overrides["backends"] |= dict.fromkeys(("admission", "history", "cache", "vectors"), url)
+    overrides["secrets"] = {"fingerprint_key": secrets.token_urlsafe(32)}
 
 
 def _overrides(provider: IdentityProvider, folder: Path, model: str) -> dict[str, Any]:
