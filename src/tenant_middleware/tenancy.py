@@ -141,7 +141,9 @@ class Tenancy:
 
         self._sql = SqlLedger(self.settings.backends.ledger)
         also = None if self.observations is None else self.observations.flush_if_due
-        return WriteBehind(self._sql, also=also)
+        ledger = WriteBehind(self._sql, also=also)
+        telemetry.watch_rows(ledger)
+        return ledger
 
     def _open_observations(self) -> Observations | None:
         chosen = self.settings.telemetry

@@ -225,6 +225,8 @@ class ModelGate:
             raise
         now = self.clock.time()
         waited = slot.waited if slot else 0.0
+        if ask.limits.budget_nano:
+            telemetry.budget_used(call.tenant, plan.budget_share(ask.limits, answer))
         return Hold(
             call,
             ask.limits,
@@ -246,9 +248,8 @@ class ModelGate:
         try:
             slot: Slot
             try:
-                slot = yield Op(
-                    self.queue, "enter", (ticket if ticket.timeout <= 0 else replace(ticket, timeout=0.0),), whole=False
-                )
+                at_once = ticket if ticket.timeout <= 0 else replace(ticket, timeout=0.0)
+                slot = yield Op(self.queue, "enter", (at_once,), whole=False)
             except RateLimited:
                 if ticket.timeout <= 0:
                     raise

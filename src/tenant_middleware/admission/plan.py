@@ -6,7 +6,7 @@ import datetime as dt
 
 from tenant_middleware.admission.call import Call, Hold, Kind
 from tenant_middleware.admission.queue import Ticket
-from tenant_middleware.admission.store import Ask, Balance, Denied, Granted, Limits
+from tenant_middleware.admission.store import Ask, Balance, Denied, Granted, Left, Limits
 from tenant_middleware.clock import utc
 from tenant_middleware.errors import BudgetBusy, BudgetExceeded, InvalidInput, RateLimited, Refusal
 from tenant_middleware.metering.ledger import LedgerRow, Status
@@ -165,6 +165,12 @@ def _shown(when: dt.datetime | None) -> str:
 def joins(call: Call, root: Hold) -> bool:
     """Whether a call is an attempt of one that is open around it: same tenant, same kind, not yet settled."""
     return not root.done and root.call.kind is call.kind and root.call.tenant == call.tenant
+
+
+def budget_share(limits: Limits, granted: Granted) -> float:
+    """How much of its budget a tenant has used, with what calls in flight hold: 1 is all of it."""
+    left = Left(*granted.left)
+    return (left.spent_nano + left.reserved_nano + left.lost_nano) / (limits.budget_nano or 1)
 
 
 def worth_waiting(denied: Denied) -> bool:

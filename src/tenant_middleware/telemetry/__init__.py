@@ -7,16 +7,17 @@ Observers that subscribe (a Tenancy's own record for reports) hear of stages and
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import perf_counter, time_ns
 from types import TracebackType
 from typing import Literal, Protocol
+from weakref import WeakSet
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from tenant_middleware.errors import IsolationBreach, Refusal
-from tenant_middleware.telemetry.series import TopTenants
+from tenant_middleware.telemetry.series import OTHER, TopTenants
 from tenant_middleware.tenant import Tenant
 
 Stage = Literal[
@@ -28,14 +29,24 @@ TENANT = "tenant.id"
 NAME = "tenant_middleware"
 
 _log = logging.getLogger(__name__)
+# OpenTelemetry's own default suits milliseconds. These are the conventions' for tokens and calls; stages begin smaller.
+_TOKENS = [4.0**power for power in range(14)]
+_CALLS = [0.01 * 2.0**power for power in range(14)]
+_SECONDS = [0.0001 * 4.0**power for power in range(11)]
 _tracer = trace.get_tracer(NAME)
 _meter = metrics.get_meter(NAME)
 _calls = _meter.create_counter("tenant.model.calls", unit="{call}", description="Settled model calls")
 _tokens = _meter.create_histogram(
-    "gen_ai.client.token.usage", unit="{token}", description="Tokens of settled model calls"
+    "gen_ai.client.token.usage",
+    unit="{token}",
+    description="Tokens of settled model calls",
+    explicit_bucket_boundaries_advisory=_TOKENS,
 )
 _duration = _meter.create_histogram(
-    "gen_ai.client.operation.duration", unit="s", description="Time of settled model calls, without waiting"
+    "gen_ai.client.operation.duration",
+    unit="s",
+    description="Time of settled model calls, without waiting",
+    explicit_bucket_boundaries_advisory=_CALLS,
 )
 _cost = _meter.create_counter("tenant.model.cost", unit="nUSD", description="Nano-dollars of settled model calls")
 _refusals = _meter.create_counter("tenant.refusals", unit="{refusal}", description="Calls refused, by rule")
@@ -45,9 +56,40 @@ _incidents = _meter.create_counter(
 _outages = _meter.create_counter(
     "tenant.store.outages", unit="{outage}", description="Times a shared store was given up for a while"
 )
-_stages = _meter.create_histogram("tenant.stage.duration", unit="s", description="Time in one stage of a request")
+_stages = _meter.create_histogram(
+    "tenant.stage.duration",
+    unit="s",
+    description="Time in one stage of a request",
+    explicit_bucket_boundaries_advisory=_SECONDS,
+)
+
+_budget = _meter.create_gauge("tenant.budget.used", unit="1", description="Share of the budget settled and held")
 
 series = TopTenants()
+
+
+class KeepsRows(Protocol):
+    """Something that has settled calls to write."""
+
+    @property
+    def pending(self) -> int: ...
+
+
+_ledgers: WeakSet[KeepsRows] = WeakSet()
+
+
+def watch_rows(ledger: KeepsRows) -> None:
+    """Say from now on how many rows a ledger still has to write, as long as it lives."""
+    _ledgers.add(ledger)
+
+
+def _rows_waiting(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+    return [metrics.Observation(sum(ledger.pending for ledger in list(_ledgers)))]
+
+
+_meter.create_observable_gauge(
+    "tenant.ledger.pending", [_rows_waiting], unit="{row}", description="Settled calls that aren't in the ledger yet"
+)
 
 
 class Observer(Protocol):
@@ -205,6 +247,13 @@ def _model_span(row: SettledCall) -> None:
         if row.status not in ("ok", "cache_hit"):
             span.set_status(Status(StatusCode.ERROR, row.status))
     span.end(now)
+
+
+def budget_used(tenant: Tenant, share: float) -> None:
+    """Note how much of its budget a tenant has used; those without a series of their own are left to the ledger."""
+    who = series.label(tenant.id)
+    if who != OTHER:
+        _budget.set(share, {TENANT: who})
 
 
 def store_down(store: str) -> None:
