@@ -1,7 +1,9 @@
 """What goes in and what comes out: input guard, canaries, provenance. Detects many known forms; isolation never rests on it."""
 
-from tenant_middleware.guardrails.canary import CanaryGuard, CanaryStore, Incident, InMemoryCanaryStore
+from tenant_middleware.guardrails.answers import check_answer
+from tenant_middleware.guardrails.canary import CanaryGuard, CanaryStore, CanaryStream, Incident, InMemoryCanaryStore
 from tenant_middleware.guardrails.classifier import AsyncClassifier, Classifier, GreyBand
+from tenant_middleware.guardrails.fence import Found, fence
 from tenant_middleware.guardrails.input import InputGuard
 from tenant_middleware.guardrails.modes import GuardPolicy, Thresholds, TierModes
 from tenant_middleware.guardrails.registry import Known, Registry
@@ -13,7 +15,9 @@ __all__ = [
     "AsyncClassifier",
     "CanaryGuard",
     "CanaryStore",
+    "CanaryStream",
     "Classifier",
+    "Found",
     "GreyBand",
     "GuardPolicy",
     "InMemoryCanaryStore",
@@ -27,6 +31,8 @@ __all__ = [
     "Thresholds",
     "TierModes",
     "Verdict",
+    "check_answer",
+    "fence",
     "scan",
     "scan_output",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach
-from tenant_middleware.guardrails.sightings import Needle, Sighting, sightings
+from tenant_middleware.guardrails.sightings import Needle, Sighting, narrowed, sightings
 from tenant_middleware.guardrails.verdict import ALLOW, Segment, Span, Verdict
 from tenant_middleware.tenant import Tenant
 
@@ -21,6 +21,9 @@ MARK = "zqkx"
 ID_LETTERS = 20
 MAC_LETTERS = 20
 LENGTH = len(MARK) + ID_LETTERS + MAC_LETTERS
+# Written out in binary with spaces a canary is nine characters a letter: nothing longer is looked for in a stream.
+WINDOW = 9 * LENGTH
+STEP = 128
 # Sixteen letters, none of which another letter or digit is commonly swapped for: four bits each.
 _ALPHABET = "bcdfhjmnprtuvwxy"
 _MIN_KEY = 16
@@ -83,6 +86,7 @@ class CanaryGuard:
         self._on_incident = on_incident
         self._quarantine = quarantine
         self._random = random
+        self._needles = (Needle(MARK, LENGTH, self._genuine),)
 
     def mint(self, tenant: Tenant) -> str:
         """A new canary of this tenant: 80 random bits and 80 bits of MAC."""
@@ -96,7 +100,7 @@ class CanaryGuard:
 
     def sightings(self, text: str) -> list[Sighting]:
         """Every genuine canary in the text, in any disguise, with its owner."""
-        return [found for found in sightings(text, (Needle(MARK, LENGTH, self._genuine),)) if found.genuine]
+        return [found for found in sightings(text, self._needles) if found.genuine]
 
     def scan(self, text: str, tenant: Tenant, *, replayed: Iterable[str] = ()) -> Verdict:
         """The verdict on an answer to this tenant: a foreign canary blocks, one that came in with the input flags."""
@@ -107,12 +111,18 @@ class CanaryGuard:
         return self.settle(text, tenant, frozenset(replayed), None)
 
     def settle(self, text: str, tenant: Tenant, replayed: frozenset[str], cache_entry: str | None) -> str:
-        """Strip, or report the leak, quarantine the cache entry and raise."""
+        """The answer without canaries; or, for a foreign one, report, quarantine the cache entry and raise."""
         found = self.sightings(text)
         for sighting in found:
             if sighting.owner != tenant.id and sighting.canary not in replayed:
                 raise self.breach(sighting, tenant, cache_entry)
-        return _without(text, found)
+        return _without(text, [narrowed(text, sighting, self._needles) for sighting in found])
+
+    def stream(
+        self, tenant: Tenant, *, replayed: Iterable[str] = (), cache_entry: str | None = None, window: int = WINDOW
+    ) -> CanaryStream:
+        """A scanner for an answer that comes in pieces; what it gives back may be shown."""
+        return CanaryStream(self, tenant, frozenset(replayed), cache_entry, window)
 
     def replayed(self, segments: Sequence[Segment], tenant: Tenant) -> frozenset[str]:
         """Foreign canaries in what the user sent: replays, reported as such, and never counted against their owner.
@@ -149,6 +159,55 @@ class CanaryGuard:
 
     def _mac(self, lookup: str) -> str:
         return _letters(hmac.digest(self._key, b"canary " + lookup.encode("ascii"), "sha256")[: MAC_LETTERS // 2])
+
+
+class CanaryStream:
+    """Holds the last `window` characters back until nothing in them can still grow into a canary.
+
+    `push` gives back what is safe to show, `close` the rest. A foreign canary raises IsolationBreach, once and for
+    good: nothing more is given back.
+    """
+
+    def __init__(
+        self, guard: CanaryGuard, tenant: Tenant, replayed: frozenset[str], cache_entry: str | None, window: int
+    ) -> None:
+        if window < LENGTH:
+            raise ConfigurationError(f"canary window: expected at least {LENGTH} characters, got {window}")
+        self._guard = guard
+        self._tenant = tenant
+        self._replayed = replayed
+        self._cache_entry = cache_entry
+        self._window = window
+        self._held = ""
+        self._stopped = False
+
+    def push(self, chunk: str) -> str:
+        """Take a piece of the answer; most calls only keep it."""
+        if self._stopped:
+            raise InvalidInput("this answer was stopped or is closed: open a new stream for another one")
+        self._held += chunk
+        if len(self._held) < self._window + STEP:
+            return ""
+        self._settle()
+        cut = max(0, len(self._held) - self._window)
+        safe, self._held = self._held[:cut], self._held[cut:]
+        return safe
+
+    def close(self) -> str:
+        """The rest of the answer."""
+        if self._stopped:
+            return ""
+        self._settle()
+        self._stopped = True
+        rest, self._held = self._held, ""
+        return rest
+
+    def _settle(self) -> None:
+        try:
+            self._held = self._guard.settle(self._held, self._tenant, self._replayed, self._cache_entry)
+        except IsolationBreach:
+            self._stopped, self._held = True, ""
+            raise
 
 
 def verdict_of(found: Iterable[Sighting], tenant: Tenant, replayed: frozenset[str] = frozenset()) -> Verdict:

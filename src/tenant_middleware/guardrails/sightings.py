@@ -7,14 +7,19 @@ breaks, markup and invisible characters make no difference.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tenant_middleware.guardrails import decoding, disguises
 from tenant_middleware.guardrails.folding import clean, fold
 
 _DEPTH = 2
+# Without any of these there is nothing to decode: a long run, escapes, a row of numbers, letters that aren't ASCII.
+_SUSPECT = re.compile(
+    r"[^\s]{20}|%[0-9A-Fa-f]{2}|&#?\w{1,8};|\\[uxU]|(?:(?:0x)?[0-9A-Fa-f]{2,8}[ ,;:-]{1,2}){8}|[^\x00-\x7f]"
+)
 _READINGS = 24
 _PIECE = 9
 _SAME = str.maketrans("0123456789l", "oizeasgtbgi")
@@ -75,6 +80,30 @@ def sightings(text: str, needles: Sequence[Needle]) -> list[Sighting]:
     return [s for (_, at), s in found.items() if at != -1 or s.canary not in plain]
 
 
+def narrowed(text: str, found: Sighting, needles: Sequence[Needle]) -> Sighting:
+    """The sighting with the smallest stretch of text that still shows it: a disguise is first seen as a whole."""
+    if found.end - found.start < len(text):
+        return found
+
+    def shown(start: int, end: int) -> bool:
+        return any(s.canary == found.canary for s in sightings(text[start:end], needles))
+
+    start = _edge(0, len(text), lambda at: shown(at, len(text)))
+    end = -_edge(-len(text), -start, lambda at: shown(start, -at))
+    return replace(found, start=start, end=end)
+
+
+def _edge(low: int, high: int, shows: Callable[[int], bool]) -> int:
+    """The last place from which it still shows, by halving; it shows at `low`."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        if shows(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def _search(form: str, needles: Sequence[Needle]) -> Iterator[tuple[str, str | None, int]]:
     for needle in needles:
         at = form.find(needle.mark)
@@ -93,7 +122,11 @@ def _turned(kind: str, squeezed: str) -> Iterator[tuple[str, str, bool]]:
 
 def _readings(text: str) -> Iterator[tuple[str, str]]:
     yield "", text
-    seen = {text}
+    turned = codecs.encode(clean(text), "rot13")
+    yield "rot13", turned
+    if not _SUSPECT.search(text):
+        return
+    seen = {text, turned}
     layer = [("", text)]
     for _ in range(_DEPTH):
         deeper: list[tuple[str, str]] = []
