@@ -28,6 +28,7 @@ _LONG_WORD = re.compile(r"[a-z]{16,400}")
 _GLUE = 0.3
 _STRANGE, _GAIN = 0.6, 0.25
 _SAMPLE = 600
+_SEGMENTED = 1_500
 _LEET_SHARE = 0.15
 _COVER = 0.35
 _REGIONAL = {0x1F1E6 + i: chr(97 + i) for i in range(26)}
@@ -74,7 +75,8 @@ def spellings(text: str, folded: str, seen: int, book: Rulebook) -> Iterator[tup
     if _covers(_GLUED, text, _GLUE):
         yield "glued", _GLUED.sub(lambda m: m.group()[::2], text)
     if _covers(_LONG_WORD, folded):
-        yield "closed", _LONG_WORD.sub(lambda m: segmented(m.group(), book), _CAMEL.sub(" ", text).lower())
+        head = _CAMEL.sub(" ", text[:_SEGMENTED]).lower()
+        yield "closed", _LONG_WORD.sub(lambda m: segmented(m.group(), book), head)
     yield from _leet(folded)
 
 
@@ -129,7 +131,9 @@ def _unspaced(run: str, book: Rulebook) -> str:
     if _GAPS.search(run):
         return " ".join(word.replace(" ", "") for word in _GAPS.split(run))
     closed = run.replace(" ", "")
-    return segmented(closed.lower(), book) if len(closed) > 9 else closed
+    if len(closed) < 10:
+        return closed
+    return segmented(closed[:_SEGMENTED].lower(), book) + closed[_SEGMENTED:]
 
 
 def segmented(run: str, book: Rulebook) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from tenant_middleware.guardrails.matching import Engine, Match
 
+_MEMORY = 64 << 20
+
 
 class PatternSet(Protocol):
     """Finds every match of every pattern as (index of the pattern, start, end)."""
@@ -44,6 +46,7 @@ class LinearPatterns:
         library = import_module("re2")
         options = library.Options()
         options.log_errors = False
+        options.max_mem = _MEMORY  # past it the automaton is thrown away and built anew, which costs 30 times a match
         self._set: Any = library.Set.SearchSet(options)
         for source in sources:
             self._set.Add(source)

@@ -17,7 +17,12 @@ _MEANS = (
     rf"{_NAME}(?i: (?:means|stands for|shall mean|will mean|denotes|is short for|is a code ?name for|is code for|is an alias for|refers to|"
     rf"will refer to|shall denote|represents|bedeutet|steht für|signifie|significa|désigne|betekent|oznacza|означает) (?:the )?){_NAME}",
     rf"(?i:\b(?:variable|define|set|remember|note|assign)(?: that)? ){_NAME} ?(?:=|:=|->|:) ?{_NAME}",
-    rf"^\s*{_NAME} ?(?:=|:=|->) ?{_NAME}\s*[.;]?\s*$",
+    rf"^[ \t]{{0,8}}{_NAME} ?(?:=|:=|->) ?{_NAME}[ \t]{{0,8}}[.;]?[ \t]{{0,8}}$",
+)
+# Most texts define nothing; one cheap look spares them the patterns below.
+_HINT = re.compile(
+    r"=|->|:|(?i:\b(?:mean|let|say|write|type|mention|use|stand|short for|code|alias|refer|denote|represent|bedeut|steht|signifi|désigne"
+    r"|beteken|oznacza|variable|define|set|remember|note|assign|call|name|nickname|label|abbreviate)|означает)"
 )
 _ALIASES = [re.compile(pattern, re.MULTILINE) for pattern in _MEANS]
 _CALL = re.compile(
@@ -51,6 +56,8 @@ def aliases(texts: Sequence[str]) -> dict[str, str]:
     """Names that a text gives to other names: "let X be Globex", "call Globex the blue one"."""
     found: dict[str, str] = {}
     for text in texts:
+        if not _HINT.search(text[:_LONGEST]):
+            continue
         for pattern in _ALIASES:
             found.update((m.group(1), m.group(2)) for m in pattern.finditer(text[:_LONGEST]))
         found.update((m.group(2), m.group(1)) for m in _CALL.finditer(text[:_LONGEST]))
