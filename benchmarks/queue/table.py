@@ -1,12 +1,8 @@
-"""The simulated workloads under several schedulers, five seeds each: who waits how long, and who gets what.
-
-`python -m benchmarks.queue.table` prints all of them; the docs page quotes it.
-"""
+"""The simulated workloads under several schedulers, five seeds each: who waits how long, and who gets what."""
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -85,8 +81,3 @@ def _shown(workload: str, cell: Cell) -> str:
     floods = WORKLOADS[workload](random.Random(0)).floods
     waits = f"{cell.p50:.2f} / {cell.p99:.2f}"
     return waits if len(floods) == 1 else f"{waits}, J {cell.jain:.2f}"
-
-
-if __name__ == "__main__":
-    everyone = tuple(SCHEDULERS)
-    sys.stdout.write("\n".join(lines(cells(everyone), everyone)) + "\n")
