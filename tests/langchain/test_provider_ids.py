@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
+from langchain_core.caches import InMemoryCache
+from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from tenant_middleware import ForeignReference, Tenancy
 from tenant_middleware.context import scope
-from tenant_middleware.langchain import TenantChatModel
+from tenant_middleware.errors import SealError
+from tenant_middleware.isolation import seal
+from tenant_middleware.langchain import TenantAgentMiddleware, TenantChatModel
 from tenant_middleware.tenant import Tenant
 
 
@@ -121,4 +127,58 @@ def test_a_gate_that_knows_no_ids_refuses_them(tenancy: Tenancy, acme: Tenant) -
         for sent in ({"user": "ann"}, {"extra_body": {"cache_salt": "x"}}, {"previous_response_id": "resp_1"}):
             with pytest.raises(ForeignReference, match=r"tenancy\.gate"):
                 model.invoke("hi", **sent)
+    assert len(seen) == 1
+
+
+async def test_an_agent_over_a_bare_model_is_held_to_the_same(tenancy: Tenancy, pair: tuple[Tenant, Tenant]) -> None:
+    a, b = pair
+
+    class Chosen(AgentMiddleware[Any, Any, Any]):
+        """Application code that passes on what its caller sent."""
+
+        settings: ClassVar[dict[str, Any]] = {}
+
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            return handler(request.override(model_settings=dict(self.settings)))
+
+        async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+            return await handler(request.override(model_settings=dict(self.settings)))
+
+    class Named(Responses):
+        model_name: str = "openai/local"
+
+    inner = Named(seen=[])
+    chosen = Chosen()
+    agent = create_agent(inner, middleware=[chosen, TenantAgentMiddleware(tenancy)])
+    asked: Any = {"messages": [HumanMessage("hi")]}
+    with scope(a):
+        given = agent.invoke(asked)["messages"][-1].response_metadata["id"]
+        chosen.settings.update(previous_response_id=given, user="ann")
+        agent.invoke(asked)
+        assert inner.seen[-1]["previous_response_id"] == given and inner.seen[-1]["user"].startswith("tm-user-")
+    calls = len(inner.seen)
+    with scope(b):
+        with pytest.raises(ForeignReference):
+            agent.invoke(asked)
+        with pytest.raises(ForeignReference):
+            await agent.ainvoke(asked)
+    assert len(inner.seen) == calls
+
+
+def test_a_model_notices_that_a_sealed_cache_was_replaced(
+    tenancy: Tenancy, acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal, "ADAPTERS", {name: seal.ADAPTERS[name] for name in ("langchain_core", "langgraph")})
+    model, seen = wrapped(tenancy)
+    set_llm_cache(InMemoryCache())
+    try:
+        tenancy.seal()
+        with scope(acme):
+            model.invoke("one")
+            set_llm_cache(InMemoryCache())
+            with pytest.raises(SealError):
+                model.invoke("two")
+    finally:
+        seal.unseal_all()
+        set_llm_cache(None)
     assert len(seen) == 1

@@ -29,6 +29,7 @@ from tenant_middleware.langchain import run_state as run
 from tenant_middleware.langchain import usage as counting
 from tenant_middleware.langchain.guard import segments
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
+from tenant_middleware.langchain.provider import Sent, salt_of
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.tools import TenantTool
 from tenant_middleware.tenancy import Tenancy
@@ -125,10 +126,13 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     @passing
     def wrap_model_call(self, request: ModelRequest[Any], handler: ModelHandler) -> ModelResponse[Any] | AIMessage:
         _check_pin(request.state)
+        sent = self._sent(request)
+        request = request.override(model_settings=sent.options())
         try:
             with self.tenancy.gate.call(self._call(request)) as hold:
                 response = handler(self._capped(request, hold))
                 _report(hold, response)
+                sent.got(*response.result)
                 return response
         except BudgetExceeded as error:
             return self._out_of_budget(error)
@@ -138,10 +142,13 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
         self, request: ModelRequest[Any], handler: AsyncModelHandler
     ) -> ModelResponse[Any] | AIMessage:
         _check_pin(request.state)
+        sent = self._sent(request)
+        request = request.override(model_settings=await sent.aoptions())
         try:
             async with self.tenancy.gate.acall(self._call(request)) as hold:
                 response = await handler(self._capped(request, hold))
                 _report(hold, response)
+                await sent.agot(*response.result)
                 return response
         except BudgetExceeded as error:
             return self._out_of_budget(error)
@@ -155,6 +162,11 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
             prompt_tokens=counting.prompt_tokens(messages, {**rest, "tools": tools}),
             max_tokens=wish,
         )
+
+    def _sent(self, request: ModelRequest[Any]) -> Sent:
+        """A TenantChatModel checks the same once more, which changes nothing."""
+        salt = salt_of(request.model)
+        return Sent(self.tenancy.gate, current_tenant(), request.model, request.messages, request.model_settings, salt)
 
     @staticmethod
     def _capped(request: ModelRequest[Any], hold: Hold) -> ModelRequest[Any]:

@@ -119,7 +119,7 @@ class TenantChatModel(BaseChatModel):
                     self.model.rate_limiter.acquire(blocking=True)
                 result = self.model._generate(messages, stop, run_manager, **self._capped(hold, kwargs))
                 self._report(hold, result)
-                sent.got(result)
+                sent.got(*(generation.message for generation in result.generations))
                 return result
 
     @passing
@@ -139,7 +139,7 @@ class TenantChatModel(BaseChatModel):
                     await self.model.rate_limiter.aacquire(blocking=True)
                 result = await self.model._agenerate(messages, stop, run_manager, **self._capped(hold, kwargs))
                 self._report(hold, result)
-                await sent.agot(result)
+                await sent.agot(*(generation.message for generation in result.generations))
                 return result
 
     @passing
@@ -187,7 +187,7 @@ class TenantChatModel(BaseChatModel):
                 with closing(self.model._stream(messages, stop, run_manager, **self._capped(hold, kwargs))) as chunks:  # type: ignore[type-var]  # a generator
                     for chunk in chunks:
                         counted.add(chunk)
-                        sent.got(chunk)
+                        sent.got(chunk.message)
                         if self.gate.heartbeat_due(hold):
                             hold.report(counted.usage())
                             self.gate.extend(hold)
@@ -215,7 +215,7 @@ class TenantChatModel(BaseChatModel):
                 ) as chunks:
                     async for chunk in chunks:
                         counted.add(chunk)
-                        await sent.agot(chunk)
+                        await sent.agot(chunk.message)
                         if self.gate.heartbeat_due(hold):
                             hold.report(counted.usage())
                             await self.gate.aextend(hold)

@@ -7,13 +7,13 @@ from typing import Any
 
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.errors import ForeignReference
+from tenant_middleware.isolation import seal
 from tenant_middleware.isolation.provider_state import BODY, REFERENCES, SALTS, USERS, SaltField
 from tenant_middleware.tenant import Tenant
 
 try:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import AIMessage, BaseMessage
-    from langchain_core.outputs import ChatGenerationChunk, ChatResult
 except ImportError as error:
     from tenant_middleware.errors import missing_extra
 
@@ -43,6 +43,8 @@ class Sent:
         self._state, self._tenant, self._salt = gate.provider_state, tenant, salt
         self._options = dict(options)
         self._continues = _continued(model, messages)
+        for framework in ("langchain_core", "langgraph"):
+            seal.check(framework)
         if self._state is None and (self._continues or _OURS & _fields(options)):
             raise ForeignReference(
                 "this gate was made without a provider_state, so nothing says whose these ids are: use tenancy.gate",
@@ -64,17 +66,17 @@ class Sent:
         await self._state.aoutgoing(self._tenant, self._continues)
         return await self._state.aoutgoing(self._tenant, self._options, salt=self._salt)
 
-    def got(self, result: ChatResult | ChatGenerationChunk) -> None:
-        """Remember the ids that the answer gives out as this tenant's."""
-        if self._state is not None:
-            for metadata in _metadata(result):
-                self._state.incoming(self._tenant, metadata)
+    def got(self, *answers: BaseMessage) -> None:
+        """Remember the ids that the answers give out as this tenant's."""
+        for answer in answers:
+            if self._state is not None and answer.response_metadata:
+                self._state.incoming(self._tenant, answer.response_metadata)
 
-    async def agot(self, result: ChatResult | ChatGenerationChunk) -> None:
+    async def agot(self, *answers: BaseMessage) -> None:
         """`got`, by awaiting."""
-        if self._state is not None:
-            for metadata in _metadata(result):
-                await self._state.aincoming(self._tenant, metadata)
+        for answer in answers:
+            if self._state is not None and answer.response_metadata:
+                await self._state.aincoming(self._tenant, answer.response_metadata)
 
 
 def _fields(options: Mapping[str, Any]) -> set[str]:
@@ -91,8 +93,3 @@ def _continued(model: BaseChatModel, messages: Sequence[BaseMessage]) -> dict[st
     named = (message.response_metadata.get("id") for message in reversed(messages) if isinstance(message, AIMessage))
     newest = next((name for name in named if isinstance(name, str) and name.startswith("resp")), None)
     return {"previous_response_id": newest} if newest else {}
-
-
-def _metadata(result: ChatResult | ChatGenerationChunk) -> list[dict[str, Any]]:
-    generations = result.generations if isinstance(result, ChatResult) else [result]
-    return [found for g in generations if (found := getattr(g.message, "response_metadata", None))]
