@@ -24,19 +24,27 @@ POLICY = {
 }
 
 
+class NotRun(Exception):
+    """A control that can't be tried on this machine, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hazard:
-    """`bare` and `ours` answer whether one tenant got at another's; each has its positive control inside."""
+    """`bare` and `ours` answer whether one tenant got at another's; each has its positive control inside.
+
+    The control of one that is `apart` needs packages of its own, which are installed when it is first run.
+    """
 
     id: str
     title: str
     bare: Callable[[], bool]
     ours: Callable[[], bool]
+    apart: bool = False
 
 
 def rows() -> list[Hazard]:
     """Every row, by number."""
-    from tests.hazards import core_rows, langchain_rows, llamaindex_rows, memory_rows
+    from tests.hazards import core_rows, langchain_rows, llamaindex_rows, memory_rows, retrieval_rows
 
-    modules = (core_rows, langchain_rows, llamaindex_rows, memory_rows)
+    modules = (core_rows, langchain_rows, llamaindex_rows, memory_rows, retrieval_rows)
     return sorted((row for module in modules for row in module.ROWS), key=lambda row: int(row.id[1:]))
