@@ -152,6 +152,20 @@ def test_index_nodes_are_found_by_their_owner_beside_other_nodes(
         assert canary.text not in texts(index) and len(texts(index)) == 1
 
 
+def test_an_engine_made_once_serves_every_tenant_its_own(index: TenantIndex, pair: tuple[Tenant, Tenant]) -> None:
+    """Made outside any scope, or in the scope of one: what it retrieves and follows is the asker's."""
+    with scope(pair[0]):
+        inside = index.as_retriever(similarity_top_k=5)
+    for retriever in (index.as_retriever(similarity_top_k=5), inside):
+        for tenant in pair:
+            with scope(tenant):
+                index._object_map["o"] = TextNode(text=f"behind the node of {tenant.id}")
+                index.insert_nodes([IndexNode(id_="n", index_id="o", text="Premium")])
+        for tenant in pair:
+            with scope(tenant):
+                assert [n.text for n in retriever.retrieve("Premium")] == [f"behind the node of {tenant.id}"]
+
+
 class Live:
     """An object that no JSON holds, as a retriever or an engine behind an IndexNode is."""
 
@@ -160,10 +174,10 @@ def test_live_objects_are_kept_apart_and_go_when_the_tenant_leaves(index: Tenant
     with scope(acme):
         index._object_map["margin"] = Live()
     with scope(Tenant("globex", "enterprise", "x")):
-        assert index._object_map == {}
-    assert ("TenantIndex", 1) in [(cleared.what, cleared.count) for cleared in RESIDENTS.leave(acme)]
+        assert dict(index._object_map) == {}
+    assert ("TenantObjects", 1) in [(cleared.what, cleared.count) for cleared in RESIDENTS.leave(acme)]
     with scope(acme):
-        assert index._object_map == {}
+        assert dict(index._object_map) == {}
 
 
 def test_a_summary_for_all_tenants_is_refused(index: TenantIndex, acme: Tenant) -> None:

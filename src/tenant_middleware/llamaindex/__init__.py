@@ -6,6 +6,7 @@ from tenant_middleware.isolation import seal
 from tenant_middleware.llamaindex.embeddings import TenantEmbedding
 from tenant_middleware.llamaindex.guard import Checked, GuardedQueryEngine, GuardedWorkflow, aguard_input, guard_input
 from tenant_middleware.llamaindex.index import TenantIndex, TenantSummaryIndex, tenant_index, tenant_summary_index
+from tenant_middleware.llamaindex.instrumentation import observe_llamaindex, tenant_tags
 from tenant_middleware.llamaindex.key_values import TenantKVStore
 from tenant_middleware.llamaindex.memory import TenantChatStore
 from tenant_middleware.llamaindex.model import TenantLLM
@@ -35,6 +36,8 @@ __all__ = [
     "dump_context",
     "guard_input",
     "load_context",
+    "observe_llamaindex",
     "tenant_index",
     "tenant_summary_index",
+    "tenant_tags",
 ]

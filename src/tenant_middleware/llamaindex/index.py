@@ -6,7 +6,7 @@ tenant's same document is never stored, and its answer says that somebody else h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 from tenant_middleware.context import current_tenant
@@ -41,30 +41,62 @@ try:
 except ImportError as error:
     raise missing_extra("llamaindex", __name__) from error
 
-Objects = dict[str, Any]
+
+class TenantObjects(MutableMapping[str, Any]):
+    """The live objects behind IndexNodes: a mapping that is another one for each tenant, whoever made the retriever."""
+
+    def __init__(self) -> None:
+        self._of: dict[Tenant, dict[str, Any]] = {}
+        RESIDENTS.register(self)
+
+    def _mine(self) -> dict[str, Any]:
+        return self._of.setdefault(current_tenant(), {})
+
+    def __getitem__(self, index_id: str) -> Any:
+        return self._mine()[index_id]
+
+    def __setitem__(self, index_id: str, obj: Any) -> None:
+        self._mine()[index_id] = obj
+
+    def __delitem__(self, index_id: str) -> None:
+        del self._mine()[index_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._mine())
+
+    def __len__(self) -> int:
+        return len(self._mine())
+
+    def __bool__(self) -> bool:
+        """Retrievers take `object_map or {}`."""
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def leave(self, tenant: Tenant) -> int:
+        """Drop the tenant's objects from this process."""
+        mine = [owner for owner in self._of if owner.id == tenant.id]
+        return sum(len(self._of.pop(owner)) for owner in mine)
 
 
 class _Shared(BaseIndex[Any]):
     """What both indexes have: models through the gate alone, and live objects apart by tenant."""
 
     _default_llm: TenantLLM | None = None
-    _objects: dict[Tenant, Objects]
+    _objects: TenantObjects
 
-    @property
-    def _object_map(self) -> Objects:
-        """The objects behind this tenant's IndexNodes; retrievers follow them, so they may be nobody else's."""
-        return self._objects.setdefault(current_tenant(), {})
+    @property  # type: ignore[override]  # a mapping, as its readers need
+    def _object_map(self) -> TenantObjects:
+        return self._objects
 
     @_object_map.setter
-    def _object_map(self, objects: Objects) -> None:
+    def _object_map(self, objects: object) -> None:
         """Called once, when the index is made: there is no tenant yet, and no object."""
-        self._objects = {}
-        RESIDENTS.register(self)
-
-    def leave(self, tenant: Tenant) -> int:
-        """Drop the tenant's objects from this process."""
-        mine = [owner for owner in self._objects if owner.id == tenant.id]
-        return sum(len(self._objects.pop(owner)) for owner in mine)
+        self._objects = TenantObjects()
 
     @property
     def summary(self) -> str:
@@ -97,14 +129,13 @@ class TenantIndex(_Shared, VectorStoreIndex):
 
     def as_retriever(self, embed_model: Any = None, **kwargs: Any) -> BaseRetriever:
         """A retriever over this tenant's nodes; keywords that LlamaIndex swallows narrow and widen nothing."""
-        current_tenant()
         if embed_model is not None:
             _check_embedding(embed_model)
         return VectorIndexRetriever(
             self,
             embed_model=embed_model,
             callback_manager=self._callback_manager,
-            object_map=self._object_map,
+            object_map=self._object_map,  # type: ignore[arg-type]  # it is read as a mapping
             **kwargs,
         )
 
@@ -118,7 +149,6 @@ class TenantSummaryIndex(_Shared, SummaryIndex):
     def as_retriever(
         self, retriever_mode: Any = "default", llm: Any = None, embed_model: Any = None, **kwargs: Any
     ) -> BaseRetriever:
-        current_tenant()
         if retriever_mode == "embedding":
             embed_model = _check_embedding(embed_model or self._embed_model)
         if retriever_mode == "llm":

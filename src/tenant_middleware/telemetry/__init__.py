@@ -64,6 +64,12 @@ _stages = _meter.create_histogram(
 )
 
 _budget = _meter.create_gauge("tenant.budget.used", unit="1", description="Share of the budget settled and held")
+_framework = _meter.create_histogram(
+    "tenant.framework.duration",
+    unit="s",
+    description="Time of a framework's own steps, by its names for them",
+    explicit_bucket_boundaries_advisory=_SECONDS,
+)
 
 series = TopTenants()
 
@@ -185,6 +191,12 @@ def observe(tenant: Tenant, seconds: Mapping[str, float]) -> None:
         _stages.record(took, {TENANT: who, "stage": name})
     for observer in _observers:
         observer.stages(tenant, seconds)
+
+
+def framework(tenant: Tenant, which: str, step: str, seconds: float, *, failed: bool) -> None:
+    """Record the time of one step of a framework, by the framework's name for it."""
+    who = series.label(tenant.id)
+    _framework.record(seconds, {TENANT: who, "framework": which, "step": step, "failed": failed})
 
 
 def settled(row: SettledCall, tenant: Tenant, *, admission: float = 0.0, first_token: float | None = None) -> None:
