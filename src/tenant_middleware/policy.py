@@ -235,6 +235,10 @@ class Policy(Model):
             return Entitlement(True, f"tenants.{tenant.id}.models" if own else f"tiers.{tenant.tier}.models")
         return Entitlement(False, "models")
 
+    def is_foreign(self, tenant: Tenant, model: str) -> bool:
+        """Whether a model belongs to somebody else: what a provider says it answered with is checked by this."""
+        return self._owner_of(model) not in (None, tenant.id)
+
     def _owner_of(self, model: str) -> str | None:
         for pattern, owner in self._owned:
             if matches(pattern, model):

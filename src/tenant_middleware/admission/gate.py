@@ -90,16 +90,17 @@ class ModelGate:
         """`extend`, by awaiting."""
         await arun(self._extend(hold, tokens))
 
-    def settle(self, hold: Hold, usage: Usage | None = None, *, status: Status = "ok") -> None:
+    def settle(self, hold: Hold, usage: Usage | None = None, *, status: Status = "ok") -> LedgerRow | None:
         """Swap the reservation for what was used, and book it; a second settle changes nothing.
 
-        Without usage the prompt bound and the output cap are charged, marked as estimated.
+        Without usage the prompt bound and the output cap are charged, marked as estimated. Returns the row that was
+        booked; None for an attempt, and when nothing changed.
         """
-        run(self._settle(hold, usage, status))
+        return run(self._settle(hold, usage, status))
 
-    async def asettle(self, hold: Hold, usage: Usage | None = None, *, status: Status = "ok") -> None:
+    async def asettle(self, hold: Hold, usage: Usage | None = None, *, status: Status = "ok") -> LedgerRow | None:
         """`settle`, by awaiting; it runs to its end when cancelled meanwhile."""
-        await arun(self._settle(hold, usage, status))
+        return await arun(self._settle(hold, usage, status))
 
     def release(self, hold: Hold) -> None:
         """Give the reservation back: the call never reached a provider, or the provider refused it."""
@@ -315,16 +316,16 @@ class ModelGate:
         root.max_tokens += answer.output
         root.reserved += answer.output
 
-    def _settle(self, hold: Hold, usage: Usage | None, status: Status) -> Flow[None]:
+    def _settle(self, hold: Hold, usage: Usage | None, status: Status) -> Flow[LedgerRow | None]:
         if usage is not None:
             hold.usage = usage
         if hold.done:
-            return
+            return None
         hold.done = True
         if hold.parent is not None:
             if hold.usage is None or hold.usage.total_tokens == 0:
                 hold.usage = plan.used_by(hold)
-            return
+            return None
         now = self.clock.time()
         attempts = plan.settled_attempts(hold)
         row = plan.row_for(hold, attempts, status, now)
@@ -343,6 +344,7 @@ class ModelGate:
             self.learnt.observe(hold.call.tenant, hold.call.model, output=row.completion_tokens)
         first = None if hold.first_chunk is None else max(hold.first_chunk - hold.started, 0.0)
         telemetry.settled(row, hold.call.tenant, admission=hold.admission, first_token=first)
+        return row
 
     def _release(self, hold: Hold) -> Flow[None]:
         if any(attempt.usage is not None for attempt in hold.attempts):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tenant_middleware import telemetry
 from tenant_middleware.admission.call import Call, Hold, new_call_id
-from tenant_middleware.errors import TenancyError
+from tenant_middleware.errors import IsolationBreach, TenancyError
 from tenant_middleware.guardrails import Segment, Source
 from tenant_middleware.isolation.provider_state import (
     BODY,
@@ -27,11 +27,12 @@ from tenant_middleware.isolation.provider_state import (
 )
 from tenant_middleware.litellm import request as asking
 from tenant_middleware.litellm.usage import StreamCount, is_hit, usage_of
+from tenant_middleware.litellm.usage import field as field_of
 from tenant_middleware.metering.usage import Usage
 from tenant_middleware.tenant import Tenant
 
 if TYPE_CHECKING:
-    from tenant_middleware.metering.ledger import Status
+    from tenant_middleware.metering.ledger import LedgerRow, Status
     from tenant_middleware.tenancy import Tenancy
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class OpenCall:
     serving: Hold
     count: StreamCount = field(repr=False)
     ended: bool = False
+    row: LedgerRow | None = None
 
     @property
     def tenant(self) -> Tenant:
@@ -176,6 +178,7 @@ class Calls:
         open_call.ended = True
         await self._remember(open_call, response)
         await self._settle(open_call, usage_of(response), "ok")
+        self._check_model(open_call, response)
 
     async def finish_stream(self, open_call: OpenCall, response: Any) -> None:
         """Settle a stream that was read to its end."""
@@ -216,17 +219,17 @@ class Calls:
     async def chunk(self, open_call: OpenCall, chunk: Any) -> None:
         """Count one chunk of a stream, keep its lease alive, and remember the ids that it gives out."""
         open_call.count.add(chunk)
+        self._check_model(open_call, chunk)
         if open_call.call_type == "aresponses":
             await self._remember(open_call, getattr(chunk, "response", None))
         if self.gate.heartbeat_due(open_call.hold):
             await self.gate.aextend(open_call.hold)
 
     async def _settle(self, open_call: OpenCall, usage: Usage | None, status: Status) -> None:
-        if open_call.serving is open_call.hold:
-            await self.gate.asettle(open_call.hold, usage, status=status)
-            return
-        await self.gate.asettle(open_call.serving, usage, status=status)
-        await self.gate.asettle(open_call.hold, None, status=status)
+        if open_call.serving is not open_call.hold:
+            await self.gate.asettle(open_call.serving, usage, status=status)
+            usage = None
+        open_call.row = await self.gate.asettle(open_call.hold, usage, status=status)
 
     async def _guard(self, tenant: Tenant, request: Mapping[str, Any]) -> None:
         if self.gate.policy.for_tenant(tenant).guard == "off":
@@ -235,6 +238,15 @@ class Calls:
         if segments:
             with telemetry.stage("guard", tenant):
                 await self.tenancy.guard.aenforce(segments, tenant)
+
+    def _check_model(self, open_call: OpenCall, response: Any) -> None:
+        """Stop an answer that a provider gave with a model of another tenant's, whatever was asked for."""
+        echoed = field_of(response, "model")
+        if isinstance(echoed, str) and self.gate.policy.is_foreign(open_call.tenant, echoed):
+            raise IsolationBreach(
+                "the provider answered with a model that belongs to another tenant; the answer was stopped. Look for a "
+                "deployment that routes this model group to it"
+            )
 
     async def _check_references(self, tenant: Tenant, request: Mapping[str, Any]) -> None:
         state = self.gate.provider_state

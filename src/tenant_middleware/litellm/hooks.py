@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tenant_middleware.errors import missing_extra
@@ -28,6 +30,7 @@ from tenant_middleware.litellm.sealed import check_cache
 from tenant_middleware.litellm.usage import usage_of
 
 if TYPE_CHECKING:
+    from tenant_middleware.litellm.proxy import Proxy
     from tenant_middleware.tenancy import Tenancy
 
 
@@ -36,7 +39,7 @@ class TenantCallback(CustomLogger):
 
     The tenant is read when a call is made. Refusals reach the caller as they are, without retry, fallback or cooldown.
     A Router's retry is admitted again; `TenantRouter` counts it once and settles every ending at once. Sync calls pass
-    no hook that can refuse them, except `Router.completion`.
+    no hook that can refuse them, except `Router.completion`. In a proxy the same object is `callback`.
     """
 
     def __init__(self, tenancy: Tenancy) -> None:
@@ -127,6 +130,52 @@ class TenantCallback(CustomLogger):
             return
         error = kwargs.get("exception")
         await self._calls.fail(open_call, error if isinstance(error, BaseException) else Exception("failed"))
+
+    # The proxy's own hooks.
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
+    ) -> dict[str, Any]:
+        return await self._proxy.admit(user_api_key_dict, data, call_type)
+
+    async def async_post_call_success_hook(self, data: dict[str, Any], user_api_key_dict: Any, response: Any) -> None:
+        await self._proxy.finish(data, response)
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,
+        user_api_key_dict: Any,
+        traceback_str: str | None = None,
+    ) -> Any:
+        return await self._proxy.fail(request_data, original_exception)
+
+    async def async_post_call_streaming_iterator_hook(
+        self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        async with aclosing(self._proxy.stream(request_data, response)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def async_post_call_response_headers_hook(
+        self,
+        data: dict[str, Any],
+        user_api_key_dict: Any,
+        response: Any,
+        request_headers: dict[str, str] | None = None,
+        litellm_call_info: dict[str, Any] | None = None,
+    ) -> dict[str, str] | None:
+        return self._proxy.headers(data)
+
+    async def async_filter_listed_models(self, user_api_key_dict: Any, model_names: Sequence[str]) -> Sequence[str]:
+        return self._proxy.visible(user_api_key_dict, model_names)
+
+    @cached_property
+    def _proxy(self) -> Proxy:
+        """The proxy's part needs its extra, so it is loaded when a proxy first asks."""
+        from tenant_middleware.litellm.proxy import Proxy
+
+        return Proxy(self._calls)
 
     def _mine(self, kwargs: Mapping[str, Any]) -> OpenCall | None:
         open_call = pinned(kwargs)

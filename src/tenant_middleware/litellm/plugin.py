@@ -1,0 +1,53 @@
+"""`callback` and `custom_auth` for a proxy's config.yaml, built from TENANCY_FILE once per process."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from tenant_middleware.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tenant_middleware.litellm.auth import Door
+    from tenant_middleware.litellm.hooks import TenantCallback
+    from tenant_middleware.tenancy import Tenancy
+
+    callback: TenantCallback
+    custom_auth: Door
+
+FILE = "TENANCY_FILE"
+
+
+@lru_cache(maxsize=1)
+def _tenancy() -> Tenancy:
+    from tenant_middleware.tenancy import Tenancy
+
+    path = os.environ.get(FILE)
+    if not path:
+        raise SettingsError(f"{FILE}: expected the path of the policy file that this proxy enforces, got none")
+    return Tenancy.from_file(path)
+
+
+@lru_cache(maxsize=1)
+def _callback() -> TenantCallback:
+    from tenant_middleware.litellm.hooks import TenantCallback
+
+    return TenantCallback(_tenancy())
+
+
+@lru_cache(maxsize=1)
+def _custom_auth() -> Door:
+    from tenant_middleware.litellm.auth import Door
+
+    tenancy = _tenancy()
+    _ = tenancy.identity  # a policy without [identity] stops the proxy now, not at the first request
+    return Door(tenancy)
+
+
+def __getattr__(name: str) -> object:
+    if name == "callback":
+        return _callback()
+    if name == "custom_auth":
+        return _custom_auth()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
