@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from tenant_middleware.errors import Refusal, StoreUnavailable, TenancyError, UnpricedModel, missing_extra
@@ -32,7 +32,7 @@ class Refused(ProxyException):
             headers=dict(headers),
             openai_code=str(body["code"]),
         )
-        self.code = str(status)  # ProxyException reads some messages as another status
+        self.code, self.status_code = str(status), status  # ProxyException reads some messages as another status
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.body)
@@ -51,6 +51,33 @@ def refused(error: TenancyError | NotServed, now: float) -> Refused:
     if isinstance(error, UnpricedModel):
         code = "unpriced_model"
     return Refused(status, {"code": code, "message": str(error)}, {})
+
+
+def keep_refusals(scope: MutableMapping[str, Any]) -> None:
+    """Let refusals reach the client on every route.
+
+    LiteLLM's images and rerank endpoints wrap whatever they catch into a ProxyException without code and headers. The
+    application's table of handlers is in each request's scope; LiteLLM's own handler gets the refusal that was wrapped.
+    """
+    handlers = scope["starlette.exception_handlers"][0]
+    before = handlers.get(ProxyException)
+    if before is None or getattr(before, _KEEPS, False):
+        return
+
+    async def answer(request: Any, error: BaseException) -> Any:
+        return await before(request, _wrapped(error) or error)
+
+    setattr(answer, _KEEPS, True)
+    handlers[ProxyException] = answer
+
+
+_KEEPS = "__tenant_middleware_keeps_refusals__"
+
+
+def _wrapped(error: BaseException | None) -> Refused | None:
+    while error is not None and not isinstance(error, Refused):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def headers(open_call: OpenCall) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tenant_middleware.errors import AuthenticationError, TenancyError, missing_extra
 from tenant_middleware.identity.bearer import bearer_token
 from tenant_middleware.keys import key
-from tenant_middleware.litellm.answers import refused
+from tenant_middleware.litellm.answers import keep_refusals, refused
 from tenant_middleware.litellm.hooks import TenantCallback
 from tenant_middleware.litellm.routes import OPERATOR, NotServed, check_body, check_headers, check_route
 from tenant_middleware.tenant import Tenant
@@ -46,6 +46,7 @@ class Door:
         raise answer  # outside the handler: what is chained would be printed
 
     async def _let_in(self, request: Request) -> UserAPIKeyAuth:
+        keep_refusals(request.scope)
         method, path = request.method, str(request.scope.get("path"))
         token = bearer_token(request.scope["headers"])
         if (method, path) in OPERATOR and _is_master_key(token):

@@ -178,7 +178,6 @@ class Calls:
         open_call.ended = True
         await self._remember(open_call, response)
         await self._settle(open_call, usage_of(response), "ok")
-        self._check_model(open_call, response)
 
     async def finish_stream(self, open_call: OpenCall, response: Any) -> None:
         """Settle a stream that was read to its end."""
@@ -219,7 +218,7 @@ class Calls:
     async def chunk(self, open_call: OpenCall, chunk: Any) -> None:
         """Count one chunk of a stream, keep its lease alive, and remember the ids that it gives out."""
         open_call.count.add(chunk)
-        self._check_model(open_call, chunk)
+        self.check_model(open_call, chunk)
         if open_call.call_type == "aresponses":
             await self._remember(open_call, getattr(chunk, "response", None))
         if self.gate.heartbeat_due(open_call.hold):
@@ -239,7 +238,7 @@ class Calls:
             with telemetry.stage("guard", tenant):
                 await self.tenancy.guard.aenforce(segments, tenant)
 
-    def _check_model(self, open_call: OpenCall, response: Any) -> None:
+    def check_model(self, open_call: OpenCall, response: Any) -> None:
         """Stop an answer that a provider gave with a model of another tenant's, whatever was asked for."""
         echoed = field_of(response, "model")
         if isinstance(echoed, str) and self.gate.policy.is_foreign(open_call.tenant, echoed):
@@ -261,6 +260,11 @@ class Calls:
         ids = {name: found for name in ("id", "conversation") if (found := getattr(response, name, None))}
         if any(given(ids)):
             await state.aincoming(open_call.tenant, ids)
+
+    async def may_fall_back(self, model: str, request: Mapping[str, Any]) -> bool:
+        """Whether a fallback is worth trying: a forbidden one is passed over without a word of its name."""
+        open_call = pinned(request)
+        return open_call is None or self.gate.policy.entitlement(open_call.tenant, model).allowed
 
     # Endings that nobody awaits.
 

@@ -106,6 +106,13 @@ class TenantCallback(CustomLogger):
         if open_call is not None:
             await self._calls.chunk(open_call, response_chunk)
 
+    async def async_post_call_success_deployment_hook(
+        self, request_data: dict[str, Any], response: Any, call_type: Any
+    ) -> None:
+        open_call = pinned(request_data)
+        if open_call is not None and open_call.owner != "router":
+            await self._calls.finish(open_call, response)
+
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
     ) -> None:

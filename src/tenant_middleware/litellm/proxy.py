@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
-
-import litellm
 
 from tenant_middleware.errors import TenancyError
 from tenant_middleware.isolation import seal
 from tenant_middleware.litellm.answers import headers, refused
 from tenant_middleware.litellm.auth import tenant_of
-from tenant_middleware.litellm.calls import PIN, Calls, OpenCall, Pin, pinned
+from tenant_middleware.litellm.calls import PIN, Calls, Pin, pinned
 from tenant_middleware.litellm.request import bucket_of
+from tenant_middleware.litellm.router import pass_over_forbidden
 from tenant_middleware.litellm.sealed import check_cache
 from tenant_middleware.litellm.streams import SettledStream
-
-_log = logging.getLogger(__name__)
-_DRAIN_EVERY = 1.0
 
 # The proxy's names for what its endpoints do.
 _CALL_TYPES = {
@@ -39,14 +33,12 @@ class Proxy:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._clock = calls.tenancy.clock
-        self._drains: asyncio.Task[None] | None = None
-        self._sealed: object = None
+        self._ready = False
 
     async def admit(self, user_api_key_dict: Any, data: dict[str, Any], call_type: str) -> dict[str, Any]:
         """Admit a request, and pin it; raises what the client gets to see."""
-        self._start()
         try:
-            self._seal_once()
+            self._prepare()
             tenant = tenant_of(user_api_key_dict)
             call_type = _CALL_TYPES.get(call_type, call_type)
             open_call = await self._calls.open(tenant, call_type, str(data.get("model")), data, "proxy")
@@ -63,12 +55,14 @@ class Proxy:
         open_call = pinned(data)
         if open_call is not None:
             await self._calls.finish(open_call, response)
+            self._calls.check_model(open_call, response)
 
     async def fail(self, data: Mapping[str, Any], error: Exception) -> Any:
         """Give back what a failed call held; refusals from inside LiteLLM get their own status."""
         open_call = pinned(data)
         if open_call is not None:
             await self._calls.fail(open_call, error)
+        _forget_names(error)
         if not isinstance(error, TenancyError):
             return None
         from fastapi import HTTPException
@@ -88,7 +82,7 @@ class Proxy:
                 yield chunk
 
     def headers(self, data: Mapping[str, Any]) -> dict[str, str] | None:
-        open_call: OpenCall | None = pinned(data)
+        open_call = pinned(data)
         return headers(open_call) if open_call is not None else None
 
     def visible(self, user_api_key_dict: Any, names: Sequence[str]) -> list[str]:
@@ -100,22 +94,20 @@ class Proxy:
         policy = self._calls.tenancy.policy
         return [name for name in names if policy.entitlement(tenant, name).allowed]
 
-    def _seal_once(self) -> None:
+    def _prepare(self) -> None:
         """The config's cache may be set up after the callbacks are; one that comes later still is refused."""
-        if self._sealed is None:
+        if not self._ready:
+            from litellm.proxy.proxy_server import llm_router
+
             seal.seal_all(self._calls.tenancy)
-            self._sealed = litellm.cache or self
+            if llm_router is not None:
+                pass_over_forbidden(llm_router, self._calls)
+            self._ready = True
         check_cache()
 
-    def _start(self) -> None:
-        """Move settled rows into the ledger while the proxy runs."""
-        if self._drains is None or self._drains.done():
-            self._drains = asyncio.get_running_loop().create_task(self._drain())
 
-    async def _drain(self) -> None:
-        while True:
-            await self._clock.asleep(_DRAIN_EVERY)
-            try:
-                await self._calls.tenancy.adrain()
-            except TenancyError as error:
-                _log.error("settled rows wait for the ledger: %s", error)
+def _forget_names(error: Exception) -> None:
+    """LiteLLM appends the names of all configured fallbacks to a provider's message; some are other tenants'."""
+    message = getattr(error, "message", None)
+    if isinstance(message, str):
+        vars(error)["message"] = message.partition("\n\nLiteLLM:")[0]

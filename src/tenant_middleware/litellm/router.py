@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tenant_middleware.errors import missing_extra
@@ -43,6 +44,7 @@ class TenantRouter(Router):
     def __init__(self, tenancy: Tenancy, **router_kwargs: Any) -> None:
         self._tenancy_calls = Calls(tenancy)
         super().__init__(**router_kwargs)
+        pass_over_forbidden(self, self._tenancy_calls)
 
     @passing
     async def async_function_with_fallbacks(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,6 +65,7 @@ class TenantRouter(Router):
         finally:
             leave_call(open_call.hold, outer)
         await self._tenancy_calls.finish(open_call, response)
+        self._tenancy_calls.check_model(open_call, response)
         return response
 
     async def _hop(self, open_call: OpenCall, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -95,6 +98,18 @@ class TenantRouter(Router):
 
     def function_with_fallbacks(self, *args: Any, **kwargs: Any) -> NoReturn:
         _refuse_sync()
+
+
+def pass_over_forbidden(router: Router, calls: Calls) -> None:
+    """Have a Router skip the fallbacks that a call's tenant may not use; the gate checks each hop again."""
+    before = router.fallback_access_check
+
+    async def check(*, model: str, request_kwargs: Mapping[str, Any], llm_router: Router) -> bool:
+        if not await calls.may_fall_back(model, request_kwargs):
+            return False
+        return before is None or await before(model=model, request_kwargs=request_kwargs, llm_router=llm_router)
+
+    vars(router)["fallback_access_check"] = check
 
 
 def _call_type(kwargs: dict[str, Any]) -> str:

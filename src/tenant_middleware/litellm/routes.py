@@ -12,61 +12,23 @@ from typing import Any
 
 from tenant_middleware.errors import ForeignReference, InvalidInput
 
-CHAT = frozenset(
-    [
-        "model",
-        "messages",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_p",
-        "n",
-        "stop",
-        "max_tokens",
-        "max_completion_tokens",
-        "presence_penalty",
-        "frequency_penalty",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "user",
-        "safety_identifier",
-        "seed",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "response_format",
-        "reasoning_effort",
-        "verbosity",
-    ]
-)
-RESPONSES = frozenset(
-    [
-        "model",
-        "input",
-        "instructions",
-        "stream",
-        "temperature",
-        "top_p",
-        "max_output_tokens",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "previous_response_id",
-        "conversation",
-        "text",
-        "reasoning",
-        "truncation",
-        "store",
-        "user",
-        "safety_identifier",
-    ]
-)
-EMBEDDINGS = frozenset(["model", "input", "encoding_format", "dimensions", "user"])
-IMAGES = frozenset(
-    ["model", "prompt", "n", "size", "quality", "style", "response_format", "output_format", "background", "user"]
-)
-RERANK = frozenset(["model", "query", "documents", "top_n", "return_documents", "rank_fields", "max_chunks_per_doc"])
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+CHAT = _words("""
+    model messages stream stream_options temperature top_p n stop max_tokens max_completion_tokens presence_penalty
+    frequency_penalty logit_bias logprobs top_logprobs user safety_identifier seed tools tool_choice
+    parallel_tool_calls response_format reasoning_effort verbosity
+""")
+RESPONSES = _words("""
+    model input instructions stream temperature top_p max_output_tokens tools tool_choice parallel_tool_calls
+    previous_response_id conversation text reasoning truncation store user safety_identifier
+""")
+EMBEDDINGS = _words("model input encoding_format dimensions user")
+IMAGES = _words("model prompt n size quality style response_format output_format background user")
+RERANK = _words("model query documents top_n return_documents rank_fields max_chunks_per_doc")
 
 SERVED: Mapping[tuple[str, str], frozenset[str]] = {
     ("POST", f"{version}{path}"): allowed
