@@ -110,7 +110,8 @@ def config(url: str, *, redis: str | None = None, plugin: bool = True, **more: A
     if redis:
         host, _, port = redis.removeprefix("redis://").partition(":")
         settings |= {"cache": True, "cache_params": {"type": "redis", "host": host, "port": int(port)}}
-    general = {"master_key": MASTER_KEY} | ({"custom_auth": "tenant_middleware.litellm.custom_auth"} if plugin else {})
+    general: dict[str, Any] = {"master_key": MASTER_KEY, "disable_responses_id_security": True}
+    general |= {"custom_auth": "tenant_middleware.litellm.custom_auth"} if plugin else {}
     made: dict[str, Any] = {
         "model_list": [deployment(group, url, model) for group, model in names],
         "litellm_settings": settings,
@@ -176,9 +177,9 @@ def _wait(proxy: Proxy, workers: int) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end and proxy.process.poll() is None:
         try:
-            if httpx.get(f"{proxy.url}/health/liveliness", timeout=2, trust_env=False).status_code == 200:
-                if proxy.log().count("Proxy initialized with Config") >= workers:
-                    return
+            alive = httpx.get(f"{proxy.url}/health/liveliness", timeout=2, trust_env=False).status_code == 200
+            if alive and proxy.log().count("Proxy initialized with Config") >= workers:
+                return
         except httpx.HTTPError:
             pass  # not listening yet
         time.sleep(0.2)

@@ -6,7 +6,6 @@ LiteLLM asks this function for every route that needs a key, and leaves the rest
 from __future__ import annotations
 
 import hashlib
-import hmac
 from typing import TYPE_CHECKING, Any
 
 from tenant_middleware.errors import AuthenticationError, TenancyError, missing_extra
@@ -15,6 +14,7 @@ from tenant_middleware.keys import key
 from tenant_middleware.litellm.answers import keep_refusals, refused
 from tenant_middleware.litellm.hooks import TenantCallback
 from tenant_middleware.litellm.routes import OPERATOR, NotServed, check_body, check_headers, check_route
+from tenant_middleware.litellm.wall import is_master_key
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -49,7 +49,7 @@ class Door:
         keep_refusals(request.scope)
         method, path = request.method, str(request.scope.get("path"))
         token = bearer_token(request.scope["headers"])
-        if (method, path) in OPERATOR and _is_master_key(token):
+        if (method, path) in OPERATOR and is_master_key(token):
             return UserAPIKeyAuth(api_key=_hashed(token), user_role=LitellmUserRoles.PROXY_ADMIN)
         tenant = await self._tenancy.averify(token)
         allowed = check_route(method, path)
@@ -102,12 +102,6 @@ def _check_callback() -> None:
             "be metered",
             500,
         )
-
-
-def _is_master_key(token: str) -> bool:
-    from litellm.proxy.proxy_server import master_key
-
-    return bool(master_key) and hmac.compare_digest(token.encode(), str(master_key).encode())
 
 
 def _hashed(text: str) -> str:

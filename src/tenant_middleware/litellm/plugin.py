@@ -39,9 +39,13 @@ def _callback() -> TenantCallback:
 @lru_cache(maxsize=1)
 def _custom_auth() -> Door:
     from tenant_middleware.litellm.auth import Door
+    from tenant_middleware.litellm.wall import build_wall
 
     tenancy = _tenancy()
     _ = tenancy.identity  # a policy without [identity] stops the proxy now, not at the first request
+    from litellm.proxy.proxy_server import app
+
+    build_wall(app)
     return Door(tenancy)
 
 

@@ -43,8 +43,11 @@ SERVED: Mapping[tuple[str, str], frozenset[str]] = {
 } | {("POST", "/v2/rerank"): RERANK, ("GET", "/models"): frozenset(), ("GET", "/v1/models"): frozenset()}
 """Spelled out, character by character; no patterns, no normalising."""
 
-OPERATOR = frozenset({("GET", "/metrics"), ("GET", "/health")})
+OPERATOR = frozenset({("GET", "/metrics"), ("GET", "/metrics/"), ("GET", "/health")})
 """For the holder of the master key alone."""
+
+OPEN = frozenset({("GET", "/health/liveliness"), ("GET", "/health/liveness"), ("GET", "/health/readiness")})
+"""Signs of life for a load balancer; they know no tenant."""
 
 # LiteLLM takes orders from these: call ids, retries, timeouts, tags, callbacks to switch off, other credentials.
 _ORDERS = ("x-litellm-", "x-mcp-", "x-pass-", "langfuse_")
