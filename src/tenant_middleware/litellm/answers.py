@@ -59,7 +59,7 @@ def keep_refusals(scope: MutableMapping[str, Any]) -> None:
     LiteLLM's images and rerank endpoints wrap whatever they catch into a ProxyException without code and headers. The
     application's table of handlers is in each request's scope; LiteLLM's own handler gets the refusal that was wrapped.
     """
-    handlers = scope["starlette.exception_handlers"][0]
+    handlers = scope.get("starlette.exception_handlers", ({},))[0]  # LiteLLM asks for /metrics before there are any
     before = handlers.get(ProxyException)
     if before is None or getattr(before, _KEEPS, False):
         return
