@@ -88,6 +88,7 @@ def test_the_folder_is_nothing_for_git(played):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["demo", "--vectors", "pine"], "expected memory or redis"),
         (("usage",), "no policy file here"),
         (("usage", "--ledger", "sqlite:///nothing.db"), "no ledger at"),
         (("usage", "--ledger", "sqlite://"), "lives in the memory"),

@@ -17,6 +17,7 @@ from tenant_middleware.demo.llm import LOCAL, choose
 from tenant_middleware.demo.report import Report
 from tenant_middleware.demo.scenes import Demo
 from tenant_middleware.demo.show import Show
+from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.local import local_redis
 from tenant_middleware.tenancy import Tenancy
 
@@ -25,19 +26,25 @@ POLICY = "tenancy.toml"
 LEDGER = "demo.db"
 
 
-def run(show: Show, *, llm: str = LOCAL, redis: bool = False, folder: Path = FOLDER) -> Report:
+def run(show: Show, *, llm: str = LOCAL, redis: bool = False, vectors: str = "", folder: Path = FOLDER) -> Report:
     """Play the demo; its policy and ledger stay in `folder`, the signing key ends with this call.
 
     With `redis`, limits, cache and documents live in a real Redis that ends with this call too; the conversations of
-    the graph stay in LangGraph's saver in memory.
+    the graph stay in LangGraph's saver in memory. `vectors` moves the documents alone, to "redis" or "memory".
     """
+    if vectors not in ("", "memory", "redis"):
+        raise ConfigurationError(f"--vectors: expected memory or redis, got {vectors!r}")
     chosen = choose(llm)
     prepare(folder)
     with ExitStack() as running:
         provider = IdentityProvider(Path(running.enter_context(tempfile.TemporaryDirectory(prefix="tm-demo-"))))
         overrides = _overrides(provider, folder, chosen.name)
-        if redis:
-            keep_in(running.enter_context(local_redis()), overrides)
+        if redis or vectors == "redis":
+            url = running.enter_context(local_redis())
+            if redis:
+                keep_in(url, overrides)
+            if vectors:
+                overrides["backends"]["vectors"] = url if vectors == "redis" else "memory://"
         # The demo is the same everywhere, whatever TENANCY__ variables say here.
         with Tenancy.from_file(folder / POLICY, overrides=overrides, environ={}) as tenancy, _quiet():
             tenancy.seal(strict=False)  # LangChain's caches; what else is loaded here isn't on the demo's path
