@@ -138,7 +138,6 @@ class Policy(Model):
     prices: dict[str, PriceRule] = {}
     unlisted_tenants: bool = False
 
-    _terms: dict[str, Tier] = PrivateAttr(default_factory=dict)
     _guests: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -149,13 +148,17 @@ class Policy(Model):
             check_name(tenant_id, "tenants: tenant id")
             if rule.tier not in self.tiers:
                 raise ValueError(f"tenants.{tenant_id}.tier: no [tiers.*] section of that name")
-            self._terms[tenant_id] = self._merge(tenant_id, rule)
+        _ = self._terms  # a tenant's own terms are checked now, not at its first call
         clash = _first_clash([(p, t) for t, rule in self.tenants.items() for p in rule.owns])
         if clash is not None:
             raise ValueError(
                 f"tenants: the `owns` patterns {clash[0]!r} and {clash[1]!r} overlap, so two tenants own one model"
             )
         return self
+
+    @cached_property
+    def _terms(self) -> dict[str, Tier]:
+        return {tenant_id: self._merge(tenant_id, rule) for tenant_id, rule in self.tenants.items()}
 
     def _merge(self, tenant_id: str, rule: TenantRule) -> Tier:
         tier = self.tiers[rule.tier]
