@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP = True
 export LANGSMITH_TRACING = false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench hazards guard-eval test-services test-browser test-long pin clean
+.PHONY: help demo test check bench hazards guard-eval test-services test-browser test-long notebooks docs pin clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -50,6 +50,12 @@ test-long: $(VENV)/.dev  ## the long versions: 100,000 calls under kills, many m
 
 test-browser: $(VENV)/.dev  ## the report in headless Chromium (a Debian package)
 	$(BIN)/python -m pytest -m browser $(ARGS)
+
+notebooks: $(VENV)/.dev  ## every notebook, executed, two minutes a cell at most
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 notebooks $(ARGS)
+
+docs: $(VENV)/.dev  ## the documentation into site/; a warning is an error
+	$(BIN)/mkdocs build --quiet --strict
 
 pin: $(VENV)/.dev  ## write what is installed here into constraints.txt
 	$(BIN)/python .ci/pin.py

@@ -36,6 +36,7 @@ from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.metering.pricing import PriceBook
 from tenant_middleware.policy import Explained, Policy
 from tenant_middleware.settings import Settings, load
+from tenant_middleware.tables import html_table
 from tenant_middleware.tenant import Tenant
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Explanation(NamedTuple):
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)
         return "\n".join(f"{row.name:<{width}}  {row.value}  [{row.rule}]" for row in self.rows)
+
+    def _repr_html_(self) -> str:
+        return html_table(("", "value", "rule"), self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +275,11 @@ class Tenancy:
     def explain(self, tenant: Tenant) -> Explanation:
         """Every value in force for a tenant and the rule that decided it."""
         return Explanation(tuple(self.policy.explain(tenant)))
+
+    def _repr_html_(self) -> str:
+        rows = [(tenant_id, rule.tier, ", ".join(rule.owns)) for tenant_id, rule in self.policy.tenants.items()]
+        kept = ", ".join(f"{name}: {url.partition('://')[0]}" for name, url in self.settings.backends if url)
+        return html_table(("tenant", "tier", "owns"), rows, caption=f"Tenancy ({kept})")
 
     # Books and life.
 

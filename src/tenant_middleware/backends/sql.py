@@ -19,7 +19,7 @@ from tenant_middleware.backends import sql_schema as schema
 from tenant_middleware.backends.sql_engine import clear_error, open_engine
 from tenant_middleware.backends.sql_schema import ROWS
 from tenant_middleware.clock import utc
-from tenant_middleware.metering.ledger import By, LedgerRow, Totals
+from tenant_middleware.metering.ledger import By, LedgerRow, Totals, TotalsBy
 from tenant_middleware.settings import in_memory_database
 
 _CHUNK = 500
@@ -80,16 +80,18 @@ class SqlLedger:
     @overload
     def totals(self, by: None = None, *, since: float | None = None, until: float | None = None) -> Totals: ...
     @overload
-    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> dict[str, Totals]: ...
+    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> TotalsBy: ...
     def totals(
         self, by: By | None = None, *, since: float | None = None, until: float | None = None
-    ) -> Totals | dict[str, Totals]:
+    ) -> Totals | TotalsBy:
         name = sa.literal("") if by is None else _BY[by]
         query = sa.select(name, *_SUMS).where(*_between(since, until))
         if by is not None:
             query = query.group_by(name).order_by(name)
         with self._transaction() as connection:
-            found = {row[0]: Totals(*(int(value or 0) for value in row[1:])) for row in connection.execute(query)}
+            found = TotalsBy(
+                {row[0]: Totals(*(int(value or 0) for value in row[1:])) for row in connection.execute(query)}
+            )
         return found[""] if by is None else found
 
     def timeline(

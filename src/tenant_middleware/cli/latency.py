@@ -9,7 +9,7 @@ import typer
 
 from tenant_middleware.cli.places import LedgerOption, PolicyOption, ledger_url
 from tenant_middleware.errors import InvalidInput
-from tenant_middleware.reporting.latency import Verdict, verdicts
+from tenant_middleware.reporting.latency import Verdict, Verdicts, verdicts
 from tenant_middleware.reporting.report import told
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def latency(
         before = observatory.read(since=start - (end - start), until=start)
         found = verdicts(observatory.read(since=start, until=end), before)
     if tenant is not None:
-        found = [one for one in found if one.tenant_id == tenant]
+        found = Verdicts(one for one in found if one.tenant_id == tenant)
         if not found:
             raise InvalidInput("nothing was observed of this tenant in that time: check its id, or look further back")
     if as_json:

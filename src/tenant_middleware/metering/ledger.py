@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Literal, Protocol, overload
 
 from tenant_middleware.metering.pricing import to_usd
+from tenant_middleware.tables import html_table
 
 By = Literal["tenant", "model", "kind", "day", "tier", "subject"]
 Status = Literal["ok", "error", "cancelled", "cache_hit", "expired"]
@@ -74,6 +75,15 @@ class Totals:
         return to_usd(self.cost_nano)
 
 
+class TotalsBy(dict[str, Totals]):
+    """Totals by name; a table where a notebook shows it."""
+
+    def _repr_html_(self) -> str:
+        names = ("calls", "embeddings", "cache_hits", "prompt_tokens", "completion_tokens")
+        rows = [(name, *(f"{getattr(one, n):,}" for n in names), f"{one.cost_usd:.9f}") for name, one in self.items()]
+        return html_table(("", *(name.replace("_", " ") for name in names), "USD"), rows)
+
+
 class Ledger(Protocol):
     """Writes rows at most once per (tenant, call id) and sums them exactly."""
 
@@ -84,7 +94,7 @@ class Ledger(Protocol):
     @overload
     def totals(self, by: None = None, *, since: float | None = None, until: float | None = None) -> Totals: ...
     @overload
-    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> dict[str, Totals]: ...
+    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> TotalsBy: ...
 
     def rows(
         self, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None

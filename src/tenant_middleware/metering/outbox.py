@@ -13,7 +13,7 @@ from itertools import islice
 from typing import overload
 
 from tenant_middleware.errors import StoreUnavailable
-from tenant_middleware.metering.ledger import By, Ledger, LedgerRow, Totals
+from tenant_middleware.metering.ledger import By, Ledger, LedgerRow, Totals, TotalsBy
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +66,10 @@ class WriteBehind:
     @overload
     def totals(self, by: None = None, *, since: float | None = None, until: float | None = None) -> Totals: ...
     @overload
-    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> dict[str, Totals]: ...
+    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> TotalsBy: ...
     def totals(
         self, by: By | None = None, *, since: float | None = None, until: float | None = None
-    ) -> Totals | dict[str, Totals]:
+    ) -> Totals | TotalsBy:
         self.flush()
         return self.ledger.totals(by, since=since, until=until)
 

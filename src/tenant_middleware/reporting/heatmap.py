@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -55,6 +56,11 @@ class HeatMap:
     @property
     def highest(self) -> float:
         return max((value for row in self.values for value in row if value == value), default=0.0)
+
+    def _repr_png_(self) -> bytes:
+        picture = BytesIO()
+        to_png(self, picture)
+        return picture.getvalue()
 
 
 def stretch(seconds: float, *, columns: int = 48) -> int:
@@ -144,7 +150,7 @@ def _axis(heat: HeatMap) -> str:
     return left + " " * gap + right
 
 
-def to_png(heat: HeatMap, path: Path) -> None:
+def to_png(heat: HeatMap, out: Path | BytesIO) -> None:
     """The map as a picture, with matplotlib; raises ImportError that names the extra without it."""
     try:
         from matplotlib.colors import ListedColormap, PowerNorm
@@ -163,4 +169,4 @@ def to_png(heat: HeatMap, path: Path) -> None:
     axes.set_xticks(list(places), [utc(heat.starts[place]).strftime("%d %b\n%H:%M") for place in places])
     axes.set_title(heat.title, loc="left")
     figure.colorbar(image, ax=axes, label=heat.unit)
-    figure.savefig(path, dpi=130)
+    figure.savefig(out, dpi=110, format="png")

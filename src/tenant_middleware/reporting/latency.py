@@ -14,6 +14,7 @@ from typing import Literal
 
 from tenant_middleware.metering.observations import STAGE, Observed, quantile
 from tenant_middleware.reporting.ranks import Compared, Stratum, compare, counts_of_others, holm
+from tenant_middleware.tables import html_table
 from tenant_middleware.telemetry import CALL
 
 Scope = Literal["usual", "only this tenant", "everyone", "provider", "too few calls"]
@@ -83,6 +84,21 @@ class Verdict:
         return self.scope if self.stage is None else f"{self.scope}: {self.stage}"
 
 
+class Verdicts(list[Verdict]):
+    """A verdict for each tenant; a table where a notebook shows it."""
+
+    def _repr_html_(self) -> str:
+        return html_table(("tenant", "verdict", "evidence"), [(v.tenant_id, v, _in_words(v)) for v in self])
+
+
+def _in_words(verdict: Verdict) -> str:
+    return "; ".join(
+        f"{one.stage}: {one.calls} calls, median {one.median * 1e3:.3g} ms, others {one.others_median * 1e3:.3g} ms"
+        for one in verdict.evidence
+        if one.found
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Shift:
     """A stage that became slower for most tenants: the middle of their ratios to the time before."""
@@ -93,7 +109,7 @@ class Shift:
     tenants: int
 
 
-def verdicts(rows: Iterable[Observed], before: Iterable[Observed] = ()) -> list[Verdict]:
+def verdicts(rows: Iterable[Observed], before: Iterable[Observed] = ()) -> Verdicts:
     """A verdict for each tenant in `rows`; `before` is the time that everyone is compared with."""
     counts = _by_stage(rows)
     shifts = shifted(counts, _by_stage(before))
@@ -104,7 +120,7 @@ def verdicts(rows: Iterable[Observed], before: Iterable[Observed] = ()) -> list[
         seen = Evidence(stage, found.size, found.others, *medians, found.superiority, chance)
         evidence[tenant_id].append(replace(seen, found=_is_found(seen)))
     tenants = sorted({tenant for windows in counts.values() for each in windows.values() for tenant in each})
-    return [_verdict(tenant, evidence.get(tenant, []), shifts) for tenant in tenants]
+    return Verdicts(_verdict(tenant, evidence.get(tenant, []), shifts) for tenant in tenants)
 
 
 def _verdict(tenant_id: str, evidence: list[Evidence], shifts: Sequence[Shift]) -> Verdict:

@@ -14,7 +14,7 @@ from tenant_middleware.metering.ledger import By, Totals
 from tenant_middleware.metering.observations import REFUSAL, Observed
 from tenant_middleware.policy import Policy
 from tenant_middleware.reporting.heatmap import MEASURES, HeatMap, heat_map, stretch
-from tenant_middleware.reporting.latency import Evidence, Verdict, verdicts
+from tenant_middleware.reporting.latency import Evidence, Verdict, Verdicts, verdicts
 
 
 class Books(Protocol):
@@ -108,7 +108,7 @@ def collect(
     if tenant_id is not None:
         timeline = {key: totals for key, totals in timeline.items() if key[1] == tenant_id}
         observed = [row for row in observed if row.tenant_id == tenant_id]
-        found = [_alone(one) for one in found if one.tenant_id == tenant_id]
+        found = Verdicts(_alone(one) for one in found if one.tenant_id == tenant_id)
         tenants = {name: totals for name, totals in tenants.items() if name == tenant_id}
         models, audit = {}, None
     heats = tuple(
