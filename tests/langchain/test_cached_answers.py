@@ -17,9 +17,10 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnablePassthrough
 
+from tenant_middleware import ModelForbidden, Tenancy
 from tenant_middleware.backends.in_memory.cache import InMemorySemanticCache
 from tenant_middleware.context import current_tenant, scope
-from tenant_middleware.errors import ConfigurationError, InvalidInput, MissingTenant, TenantMismatch
+from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach, MissingTenant, TenantMismatch
 from tenant_middleware.langchain.semantic import Answered, cached
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing.cache import RULES
@@ -340,3 +341,38 @@ async def test_a_cancelled_run_is_never_stored(make: Make, acme: Tenant) -> None
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert chain._cache.count(acme).entries == 0
+
+
+async def test_hits_are_booked_at_no_cost_for_those_who_may_call_the_model(
+    make: Make, tenancy: Tenancy, pair: tuple[Tenant, Tenant]
+) -> None:
+    a = pair[0]
+    chain = make(Counted().runnable(), gate=tenancy.gate, model_name="openai/local", name="c")
+    async with scope(a):
+        assert not chain.answer("what is the price").hit
+        assert chain.answer("the price please").hit
+        assert (await chain.aanswer("the price please")).hit
+        assert list(chain.stream("the price please")) == [f"{a.id} #1"]
+        with pytest.raises(ModelForbidden):
+            make(Counted().runnable(), gate=tenancy.gate, model_name="another/model", name="c").invoke(
+                "the price please"
+            )
+    totals = tenancy.ledger.totals(by="tenant")
+    assert set(totals) == {a.id} and totals[a.id].cost_usd == 0
+    assert [row.status for row in tenancy.ledger.rows()] == ["cache_hit"] * 3
+    with pytest.raises(ConfigurationError, match="both"):
+        make(Counted().runnable(), gate=tenancy.gate)
+
+
+def test_a_foreign_answer_is_counted_as_an_incident(
+    make: Make, cache: InMemorySemanticCache, acme: Tenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain = make(Counted().runnable())
+    with scope(acme):
+        chain.invoke("what is the price")
+        for name, entry in cache._tenants[acme.id].items():
+            forged = replace(entry, owner="globex")
+            cache._tenants[acme.id][name] = cache._buckets[acme.id, entry.bucket][entry.text] = forged
+        with pytest.raises(IsolationBreach):
+            chain.invoke("the price please")
+    assert "isolation incident in cache" in caplog.text and "globex" not in caplog.text

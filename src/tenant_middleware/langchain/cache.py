@@ -10,6 +10,7 @@ from tenant_middleware.errors import missing_extra
 from tenant_middleware.isolation.cache import ExactCache, exact_key
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.values import dump_generations, load_generations
+from tenant_middleware.telemetry import stage
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -30,7 +31,8 @@ class TenantCache(BaseCache):
     @passing
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         tenant, key = self._place(prompt, llm_string)
-        found = self._cache.lookup(tenant, key)
+        with stage("cache", tenant):
+            found = self._cache.lookup(tenant, key)
         return None if found is None else load_generations(found)
 
     @passing
@@ -58,7 +60,8 @@ class TenantCache(BaseCache):
 
     @passing
     async def _alookup(self, tenant: Tenant, key: str) -> RETURN_VAL_TYPE | None:
-        found = await self._cache.alookup(tenant, key)
+        with stage("cache", tenant):
+            found = await self._cache.alookup(tenant, key)
         return None if found is None else load_generations(found)
 
     @passing

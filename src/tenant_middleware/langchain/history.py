@@ -10,6 +10,7 @@ from tenant_middleware.errors import TenantMismatch, missing_extra
 from tenant_middleware.isolation.history import HistoryStore, Message, Role
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.values import from_json, to_json
+from tenant_middleware.telemetry import stage
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -39,7 +40,8 @@ class TenantChatHistory(BaseChatMessageHistory):
 
     @property
     def messages(self) -> list[BaseMessage]:
-        return [_theirs(message) for message in self._history.read(self._tenant(), self._session)]
+        with stage("memory", self._tenant()):
+            return [_theirs(message) for message in self._history.read(self._tenant(), self._session)]
 
     @messages.setter
     def messages(self, messages: list[BaseMessage]) -> None:
@@ -52,7 +54,8 @@ class TenantChatHistory(BaseChatMessageHistory):
         self._history.clear(self._tenant(), self._session)
 
     async def aget_messages(self) -> list[BaseMessage]:
-        return [_theirs(message) for message in await self._history.aread(self._tenant(), self._session)]
+        with stage("memory", self._tenant()):
+            return [_theirs(message) for message in await self._history.aread(self._tenant(), self._session)]
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         await self._history.aappend(self._tenant(), self._session, [_ours(message) for message in messages])

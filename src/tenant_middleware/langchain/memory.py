@@ -14,12 +14,14 @@ from tenant_middleware.context import current_tenant, pin, scope
 from tenant_middleware.errors import (
     ConfigurationError,
     InvalidInput,
+    IsolationBreach,
     TenantMismatch,
     missing_extra,
 )
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.langchain.listing import Listing, arows, rows
 from tenant_middleware.langchain.threads import Threads
+from tenant_middleware.telemetry import incident
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -240,7 +242,11 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
     def _outward(
         self, tenant: Tenant, threads: Threads, found: CheckpointTuple, asked: RunnableConfig | None = None
     ) -> CheckpointTuple:
-        mine = threads.restored(found, asked)
+        try:
+            mine = threads.restored(found, asked)
+        except IsolationBreach:
+            incident(tenant, "memory")
+            raise
         self._seen.note(mine.checkpoint["id"], tenant)
         return mine
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.context import bind, current_tenant, pin
-from tenant_middleware.errors import InvalidInput, missing_extra
+from tenant_middleware.errors import ConfigurationError, InvalidInput, missing_extra
 from tenant_middleware.isolation.cache import Lookup, Question, SemanticCache, question
 from tenant_middleware.langchain.asked import Asked, Context, Picker, identity, read
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.values import as_chunk, dumps, loads
+from tenant_middleware.telemetry import stage
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -44,6 +46,8 @@ def cached(
     context: Context | None = None,
     personal: bool = False,
     name: str | None = None,
+    gate: ModelGate | None = None,
+    model_name: str | None = None,
 ) -> CachedRunnable:
     """The runnable behind the tenant's semantic cache.
 
@@ -51,11 +55,15 @@ def cached(
     input, or a function of the input). All else in the input, the call's options and what `context(input, config)`
     returns (ids and versions of documents, the history of a thread) must be exactly equal. `personal=True` says that
     memory, tools or a subject-bound filter shape the answer. `name` lets workers and restarts share the answers of one
-    chain; without it they belong to this very object. A run that raises, is cancelled or isn't read to its end is
-    never stored.
+    chain; without it they belong to this very object. With `gate` and `model_name` each hit is booked as one of that
+    model, at no cost, for those who may call it. A run that raises, is cancelled or isn't read to its end is never
+    stored.
     """
+    if (gate is None) != (model_name is None):
+        raise ConfigurationError("cached: gate and model_name book hits together; give both or none")
+    reading = _Reading(question, context, personal)
     return CachedRunnable(
-        coerce_to_runnable(runnable), cache, embedding, _Reading(question, context, personal), name=name
+        coerce_to_runnable(runnable), cache, embedding, reading, name=name, gate=gate, model_name=model_name or ""
     )
 
 
@@ -87,12 +95,15 @@ class CachedRunnable(Runnable[Any, Any]):
         reading: _Reading,
         *,
         name: str | None = None,
+        gate: ModelGate | None = None,
+        model_name: str = "",
     ) -> None:
         self.inner = inner
         self.name = name
         self._cache = cache
         self._embedding = embedding
         self._reading = reading
+        self._gate, self._model_name = gate, model_name
 
     @property
     def InputType(self) -> Any:
@@ -173,14 +184,23 @@ class CachedRunnable(Runnable[Any, Any]):
         tenant = current_tenant()
         asked = self._asked(input, config, kwargs)
         wanted = self._question(tenant, asked, self._embed(asked.text))
-        return _Looked(tenant, wanted, self._cache.lookup(tenant, wanted))
+        with stage("cache", tenant):
+            found = self._cache.lookup(tenant, wanted)
+        return self._booked(_Looked(tenant, wanted, found))
 
     @passing
     async def _alook(self, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> _Looked:
         tenant = current_tenant()
         asked = self._asked(input, config, kwargs)
         wanted = self._question(tenant, asked, await self._aembed(asked.text))
-        return _Looked(tenant, wanted, await self._cache.alookup(tenant, wanted))
+        with stage("cache", tenant):
+            found = await self._cache.alookup(tenant, wanted)
+        return self._booked(_Looked(tenant, wanted, found))
+
+    def _booked(self, looked: _Looked) -> _Looked:
+        if looked.lookup.hit and self._gate is not None:
+            self._gate.hit(self._gate.new_call(self._model_name))
+        return looked
 
     @passing
     def _keep(self, looked: _Looked, value: Any) -> None:

@@ -10,6 +10,7 @@ from tenant_middleware.errors import ConfigurationError, IsolationBreach, missin
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.keys import tag
 from tenant_middleware.langchain.refusals import passing
+from tenant_middleware.telemetry import stage
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -51,19 +52,22 @@ class TenantStore(BaseStore):
 
     @passing
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        mine = tag(current_tenant())
-        asked = list(ops)
-        results = self.inner.batch([_inward(op, mine) for op in asked])
-        return [_outward(op, result, mine) for op, result in zip(asked, results, strict=True)]
+        tenant, asked = current_tenant(), list(ops)
+        mine = tag(tenant)
+        with stage("memory", tenant):
+            results = self.inner.batch([_inward(op, mine) for op in asked])
+            return [_outward(op, result, mine) for op, result in zip(asked, results, strict=True)]
 
     @passing
     def abatch(self, ops: Iterable[Op]) -> Coroutine[Any, Any, list[Result]]:
-        return self._abatch(tag(current_tenant()), list(ops))
+        return self._abatch(current_tenant(), list(ops))
 
     @passing
-    async def _abatch(self, mine: str, asked: list[Op]) -> list[Result]:
-        results = await self.inner.abatch([_inward(op, mine) for op in asked])
-        return [_outward(op, result, mine) for op, result in zip(asked, results, strict=True)]
+    async def _abatch(self, tenant: Tenant, asked: list[Op]) -> list[Result]:
+        mine = tag(tenant)
+        with stage("memory", tenant):
+            results = await self.inner.abatch([_inward(op, mine) for op in asked])
+            return [_outward(op, result, mine) for op, result in zip(asked, results, strict=True)]
 
     def clear_tenant(self) -> int:
         """Delete every item of the tenant in context; says how many there were."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
@@ -31,10 +30,14 @@ class Threads:
         self.plain = lru_cache(maxsize=1024)(self._plain)
 
     @staticmethod
-    @lru_cache(maxsize=1024)
     def of(tenant: Tenant) -> Threads:
         """The same mapping each time, so that its cached names are found again."""
-        return Threads(tenant)
+        found = _mappings.get(tenant.id)
+        if found is None:
+            if len(_mappings) >= _MOST:
+                _mappings.clear()
+            found = _mappings[tenant.id] = Threads(tenant)
+        return found
 
     def _mapped(self, thread_id: object) -> str:
         text = str(thread_id)
@@ -94,12 +97,17 @@ class Threads:
         )
 
     def _metadata(self, stored: CheckpointMetadata) -> CheckpointMetadata:
-        if cast("Mapping[str, Any]", stored).get(STAMP, self.tag) != self.tag:
+        plain: dict[str, Any] = {**stored}
+        if plain.pop(STAMP, self.tag) != self.tag:
             raise IsolationBreach("a checkpoint with another tenant's stamp was stopped on its way to the caller")
-        plain = {k: v for k, v in stored.items() if k != STAMP}
-        if isinstance(run := plain.get("run_id"), str):
-            plain["run_id"] = decode(run[len(self._runs) : -1]) if run.startswith(self._runs) else run
-        return cast("CheckpointMetadata", plain)
+        run = plain.get("run_id")
+        if isinstance(run, str) and run.startswith(self._runs):
+            plain["run_id"] = decode(run[len(self._runs) : -1])
+        return plain  # type: ignore[return-value]  # what it was, less our stamp
+
+
+_MOST = 1024
+_mappings: dict[str, Threads] = {}  # by id alone, which is cheaper to hash than a Tenant
 
 
 def _parts_of(tenant: Tenant, kind: str) -> str:

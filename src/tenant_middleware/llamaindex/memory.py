@@ -9,6 +9,7 @@ from typing import Any, cast
 from tenant_middleware.context import current_tenant, peek_tenant
 from tenant_middleware.errors import ConfigurationError, InvalidInput, TenantMismatch, missing_extra
 from tenant_middleware.isolation.history import HistoryStore, Message, Role
+from tenant_middleware.telemetry import stage
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -105,7 +106,8 @@ class TenantChatStore(AsyncDBChatStore):
     async def _do(self, verb: str, *args: Any) -> Any:
         """In a thread, by the store's sync methods: LlamaIndex's sync calls run each in an event loop of their own."""
         call = cast("Callable[..., Any]", getattr(self._history, verb))
-        return await asyncio.to_thread(call, self._tenant(), *args)
+        with stage("memory", self._tenant()):
+            return await asyncio.to_thread(call, self._tenant(), *args)
 
     def _tenant(self) -> Tenant:
         tenant = current_tenant()
