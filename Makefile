@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP = True
 export LANGSMITH_TRACING = false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench hazards guard-eval test-services test-browser test-long notebooks docs pin clean
+.PHONY: help demo test check bench audit hazards guard-eval test-services test-browser test-long notebooks docs pin clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,6 +35,9 @@ check: $(VENV)/.dev  ## lint, format, types, import directions, the tree
 
 bench: $(VENV)/.dev  ## side by side with the bare operation; ONLY=gate for one area
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+audit: $(VENV)/.dev  ## every probe against the backends in memory, on Redis, and on Pinecone's test server
+	@$(BIN)/python -m tests.assurance $(ARGS)
 
 hazards: $(VENV)/.dev  ## the scoreboard: what leaks in the bare framework, and with us
 	@$(BIN)/python -m tests.hazards $(ARGS)

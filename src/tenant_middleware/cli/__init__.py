@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from tenant_middleware.cli.audit import audit
 from tenant_middleware.cli.demo import demo
 from tenant_middleware.cli.drain import drain
 from tenant_middleware.cli.explain import explain
@@ -46,7 +47,7 @@ def _about() -> None:
     """One GenAI application for many tenants: nothing leaks, nobody starves, every dollar has an owner."""
 
 
-for command in (demo, explain, usage, drain, export_costs, reconcile, queue, heatmap, latency, report):
+for command in (demo, explain, usage, drain, export_costs, reconcile, queue, heatmap, latency, report, audit):
     app.command()(command)
 
 

@@ -70,6 +70,11 @@ _framework = _meter.create_histogram(
     description="Time of a framework's own steps, by its names for them",
     explicit_bucket_boundaries_advisory=_SECONDS,
 )
+_audit_leaks = _meter.create_gauge("tenant.audit.leaks", unit="{probe}", description="Probes that leaked, last audit")
+_audit_controls = _meter.create_gauge(
+    "tenant.audit.failed_controls", unit="{probe}", description="Probes whose control failed, last audit"
+)
+_audit_time = _meter.create_gauge("tenant.audit.time", unit="s", description="When the last audit began")
 
 series = TopTenants()
 
@@ -285,3 +290,10 @@ def incident(tenant: Tenant, where: str) -> None:
     """Count data of another tenant that a check held back from this one: somebody should be told at once."""
     _incidents.add(1, {TENANT: series.label(tenant.id), "where": where})
     _log.error("isolation incident in %s: a check held back what isn't the tenant's", where)
+
+
+def audited(leaks: int, failed_controls: int, began: float) -> None:
+    """Report what the last audit found, and when: an alert also has to fire when no audit runs any more."""
+    _audit_leaks.set(leaks)
+    _audit_controls.set(failed_controls)
+    _audit_time.set(began)

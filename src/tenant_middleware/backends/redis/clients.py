@@ -67,6 +67,10 @@ class Clients:
     async def aclose(self) -> None:
         """Close the sync client and the running loop's."""
         self.close()
+        await self.aclose_here()
+
+    async def aclose_here(self) -> None:
+        """Close the running loop's client."""
         client = self._by_loop.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()

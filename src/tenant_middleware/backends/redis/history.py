@@ -121,6 +121,10 @@ class RedisHistory:
         """Close the sync connections and the running loop's."""
         await self._clients.aclose()
 
+    async def aclose_here(self) -> None:
+        """Close the running loop's connections alone: for a loop that ends before this store does."""
+        await self._clients.aclose_here()
+
     def _run(self, step: _Step[T]) -> T:
         return step.read(reach("history", lambda: _SCRIPT.run(self._clients.sync, step.keys, step.args)))
 
