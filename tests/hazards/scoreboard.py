@@ -44,7 +44,7 @@ class Hazard:
 
 def rows() -> list[Hazard]:
     """Every row, by number."""
-    from tests.hazards import core_rows, langchain_rows, llamaindex_rows, memory_rows, retrieval_rows
+    from tests.hazards import core_rows, langchain_rows, litellm_rows, llamaindex_rows, memory_rows, retrieval_rows
 
-    modules = (core_rows, langchain_rows, llamaindex_rows, memory_rows, retrieval_rows)
+    modules = (core_rows, langchain_rows, litellm_rows, llamaindex_rows, memory_rows, retrieval_rows)
     return sorted((row for module in modules for row in module.ROWS), key=lambda row: int(row.id[1:]))

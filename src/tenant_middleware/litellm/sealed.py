@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from tenant_middleware.context import peek_tenant, scope
 from tenant_middleware.errors import SealError, missing_extra
 from tenant_middleware.isolation import seal
 from tenant_middleware.isolation.cache import ExactCache, exact_key
@@ -66,7 +68,10 @@ class _Sealed(Cache):
 
     async def async_get_cache(self, dynamic_cache_object: Any = None, **kwargs: Any) -> Any:
         keyed = self._with_key(kwargs)
-        return await super().async_get_cache(dynamic_cache_object, **keyed) if keyed else None
+        if not keyed:
+            return None
+        with _as_owner(kwargs):
+            return await super().async_get_cache(dynamic_cache_object, **keyed)
 
     def add_cache(self, result: Any, **kwargs: Any) -> None:
         keyed = self._with_key(kwargs)
@@ -76,7 +81,8 @@ class _Sealed(Cache):
     async def async_add_cache(self, result: Any, dynamic_cache_object: Any = None, **kwargs: Any) -> None:
         keyed = self._with_key(kwargs)
         if keyed:
-            await super().async_add_cache(result, dynamic_cache_object, **keyed)
+            with _as_owner(kwargs):
+                await super().async_add_cache(result, dynamic_cache_object, **keyed)
 
     async def async_add_cache_pipeline(self, result: Any, dynamic_cache_object: Any = None, **kwargs: Any) -> None:
         """Embeddings, a key for each input: LiteLLM asks `get_cache_key` for them."""
@@ -96,6 +102,12 @@ def _plain(open_call: OpenCall, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if open_call.hold.call.max_tokens is not None:
         plain["max_tokens"] = open_call.hold.call.max_tokens
     return plain
+
+
+def _as_owner(kwargs: Mapping[str, Any]) -> AbstractContextManager[object]:
+    """A semantic cache embeds the question by a model call, which is the tenant's; in a proxy no scope is open."""
+    open_call = pinned(kwargs)
+    return scope(open_call.tenant) if open_call is not None and peek_tenant() is None else nullcontext()
 
 
 def is_sealed(cache: Any) -> bool:
