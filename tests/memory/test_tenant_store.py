@@ -9,6 +9,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.store.base import BaseStore, GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.postgres import PostgresStore
 from langgraph.store.sqlite import SqliteStore
 
 from tenant_middleware.context import scope
@@ -22,14 +23,18 @@ def embed(texts: list[str]) -> list[list[float]]:
     return [[float("price" in text), float("office" in text), 0.1] for text in texts]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.services)])
 def inner(request: pytest.FixtureRequest) -> Iterator[BaseStore]:
-    if request.param == "memory":
-        yield InMemoryStore()
+    if request.param == "sqlite":
+        with SqliteStore.from_conn_string(":memory:") as sqlite:
+            sqlite.setup()
+            yield sqlite
+    elif request.param == "postgres":
+        with PostgresStore.from_conn_string(request.getfixturevalue("postgres_url")) as postgres:
+            postgres.setup()
+            yield postgres
     else:
-        with SqliteStore.from_conn_string(":memory:") as store:
-            store.setup()
-            yield store
+        yield InMemoryStore()
 
 
 @pytest.fixture
