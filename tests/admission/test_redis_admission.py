@@ -121,6 +121,22 @@ def test_a_flushed_server_gets_its_budgets_from_the_ledger(redis_url: str) -> No
     store.close()
 
 
+def test_what_calls_hold_survives_the_loss_of_the_account(redis_url: str) -> None:
+    clock = ManualClock(START)
+    store = RedisAdmission(redis_url, clock=clock, timeout=5.0)
+    limits = replace(FREE, budget_nano=1_000, max_concurrency=3)
+    dead, live = ask(limits=limits, ttl=10.0), ask(limits=limits)
+    granted(store.reserve(dead)), granted(store.reserve(live))
+    clock.advance(11)
+    assert store.balance(ACME, limits)[2:6] == (1, 0, 200, 200)
+    with Redis.from_url(redis_url) as client:
+        client.delete(store._keys_of(ACME).account)
+    assert store.balance(ACME, limits)[2:6] == (1, 0, 200, 200)
+    store.settle(settlement(live, nano=150)), store.settle(settlement(dead, nano=50))
+    assert store.balance(ACME, limits)[2:6] == (0, 200, 0, 0)
+    store.close()
+
+
 def test_rows_in_the_stream_count_when_an_account_is_rebuilt(redis_url: str) -> None:
     ledger, clock = InMemoryLedger(), ManualClock(START)
     store = RedisAdmission(redis_url, ledger=ledger, clock=clock, timeout=5.0)

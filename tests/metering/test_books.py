@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,38 @@ def test_one_worker_at_a_time_drains_in_the_background(on_redis: dict[str, Any])
         stores = [tenancy._books._streams[0] for tenancy in (one, two)]
         turns = [store.drain_in_turn(one.ledger, every=60) for store in (*stores, *stores)]
         assert turns == [1, 0, 0, 0]
+
+
+def test_a_forked_worker_drains_too(on_redis: dict[str, Any], tmp_path: Path) -> None:
+    """A server that loads the application before it forks its workers."""
+    values = on_redis | {"admission": {"store_timeout": "5s", "drain_every": "50ms"}}
+    program = tmp_path / "preloaded.py"
+    program.write_text(
+        f"""
+import os, sys, time
+from tenant_middleware.context import scope
+from tenant_middleware.metering.usage import Usage
+from tenant_middleware.tenancy import Tenancy
+from tenant_middleware.tenant import Tenant
+tenancy, acme = Tenancy.from_mapping({values!r}), Tenant("acme", "gold")
+def work():
+    with scope(acme), tenancy.gate.call(tenancy.gate.new_call("openai/m", prompt_tokens=50)) as hold:
+        hold.report(Usage(10, 5))
+work()
+if child := os.fork():
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    tenancy.close()
+    sys.exit(code)
+work()
+end = time.monotonic() + 20
+while tenancy.ledger.totals().calls < 2:
+    if time.monotonic() > end:
+        os._exit(3)
+    time.sleep(0.05)
+os._exit(0)
+"""
+    )
+    assert subprocess.run([sys.executable, str(program)], timeout=60).returncode == 0
 
 
 def test_a_closed_tenancy_has_drained(on_redis: dict[str, Any]) -> None:

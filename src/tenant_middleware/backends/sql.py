@@ -118,6 +118,14 @@ class SqlLedger:
             found = connection.execute(query.order_by(ROWS.c.at, ROWS.c.tenant_id, ROWS.c.call_id))
             return [LedgerRow(*row) for row in found]
 
+    def prices(self, *, since: float | None = None, until: float | None = None) -> list[tuple[str, str]]:
+        """Where the prices of these rows come from: (source, date or hash of the map), so that a sum can be redone."""
+        columns = (ROWS.c.price_source, ROWS.c.price_as_of)
+        wanted = [ROWS.c.price_source != "", *_between(since, until)]
+        with self._transaction() as connection:
+            found = connection.execute(sa.select(*columns).distinct().where(*wanted).order_by(*columns))
+            return [(source, as_of) for source, as_of in found]
+
     def spent_nano(self, tenant_id: str, *, since: float) -> int:
         # A row is booked after its call began, so the index on `at` narrows the search.
         wanted = (ROWS.c.tenant_id == tenant_id, ROWS.c.at >= since, ROWS.c.at - ROWS.c.latency >= since)

@@ -42,25 +42,29 @@ def usage(
     """Print calls, tokens and exact cost from the ledger; `--until` is the first day that doesn't count."""
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    totals, whole = _read(ledger_url(ledger, policy), by, since, until)
+    totals, whole, prices = _read(ledger_url(ledger, policy), by, since, until)
     if as_json:
         rows = [{by.value: name, **figures(one)} for name, one in totals.items()]
-        typer.echo(json.dumps({"by": by.value, "rows": rows, "total": figures(whole)}, indent=2))
+        priced = [{"source": source, "as_of": as_of} for source, as_of in prices]
+        typer.echo(json.dumps({"by": by.value, "rows": rows, "total": figures(whole), "prices": priced}, indent=2))
     elif as_csv:
         _write_csv(by, totals)
     else:
         _print_table(by, totals, whole)
+        for source, as_of in prices:
+            typer.echo(f"prices: {source}{f' as of {as_of}' if as_of else ''}")
 
 
 def _read(
     url: str, by: By, since: dt.datetime | None, until: dt.datetime | None
-) -> tuple[Mapping[str, Totals], Totals]:
+) -> tuple[Mapping[str, Totals], Totals, list[tuple[str, str]]]:
     from tenant_middleware.backends.sql import SqlLedger
 
     first, after = seconds(since), seconds(until)
     books = SqlLedger(url)
     try:
-        return books.totals(by.value, since=first, until=after), books.totals(since=first, until=after)
+        sums = books.totals(by.value, since=first, until=after)
+        return sums, books.totals(since=first, until=after), books.prices(since=first, until=after)
     finally:
         books.close()
 

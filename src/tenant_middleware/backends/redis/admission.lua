@@ -91,6 +91,16 @@ if op == 'written' or op == 'seed' then
   elseif a.pk ~= kind then
     a.sp = 0 -- of other periods; what calls in flight hold is theirs still
   end
+  if not packed then -- the account alone is gone: what calls hold is still there
+    for _, one in ipairs(call('HVALS', H)) do
+      one = cmsgpack.unpack(one)
+      a.n, a.rs = a.n + 1, a.rs + one.m
+      if a.nx == 0 or one.e < a.nx then a.nx = one.e end
+    end
+    for _, one in ipairs(call('HVALS', L)) do
+      a.nl, a.ls = a.nl + 1, a.ls + cmsgpack.unpack(one).m
+    end
+  end
   a.run, a.pk, a.ps, a.pe, a.sp = RUN, kind, start, stop, math.max(a.sp, spent)
   write()
   keep(A)
