@@ -60,6 +60,7 @@ def namespace(tenant: Tenant) -> str:
     return f"{PREFIX}.{encode(tenant.id)}."
 
 
+@lru_cache(maxsize=8192)
 def tag(tenant: Tenant) -> str:
     """A value for an exact tag or metadata filter: letters and digits only, so nothing in it needs escaping."""
     return encode(tenant.id)

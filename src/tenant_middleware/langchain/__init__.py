@@ -7,6 +7,7 @@ from tenant_middleware.langchain.cache import TenantCache
 from tenant_middleware.langchain.documents import stamp, verify_tenant
 from tenant_middleware.langchain.embeddings import TenantEmbeddings
 from tenant_middleware.langchain.guard import GuardInput
+from tenant_middleware.langchain.ingest import Ingested, aingest, ingest
 from tenant_middleware.langchain.key_values import TenantKeyValueStore
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.langchain.model import TenantChatModel
@@ -19,6 +20,7 @@ from tenant_middleware.langchain.vectors import TenantVectorStore
 
 __all__ = [
     "GuardInput",
+    "Ingested",
     "LlmCacheSealer",
     "NodeCacheSealer",
     "RunCaps",
@@ -32,7 +34,9 @@ __all__ = [
     "TenantStore",
     "TenantTool",
     "TenantVectorStore",
+    "aingest",
     "cached",
+    "ingest",
     "stamp",
     "tenant_tool",
     "verify_tenant",

@@ -14,7 +14,7 @@ from tenant_middleware.backends.redisvl.records import DOC, KEY, NEAR, TENANT, T
 from tenant_middleware.errors import InvalidInput, PartialWrite, StoreUnavailable
 from tenant_middleware.isolation.drivers import Cursor
 from tenant_middleware.isolation.filters import Where
-from tenant_middleware.isolation.place import Place, Row, check_vector, place_of, under_tenant
+from tenant_middleware.isolation.place import Place, Row, place_of, under_tenant
 from tenant_middleware.policy import Isolation
 from tenant_middleware.tenant import Tenant
 
@@ -186,7 +186,8 @@ class Steps:
         size = yield from self._size(place)
         if size is None:
             return []
-        check_vector(vector, size)
+        if len(vector) != size:
+            raise InvalidInput(f"vector: expected {size} dimensions, got {len(vector)}")
         wanted = records.query(where, self._setup.numeric)
         params = ["v", array("f", vector).tobytes(), *wanted.params]
         reply = yield from self._search(

@@ -1,0 +1,105 @@
+"""Our backends against the raw clients of their services, on the same server, taking turns."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pinecone import Pinecone
+from redis import Redis
+
+from benchmarks.entries import Measured
+from benchmarks.servers import redis_url
+from benchmarks.vectors.area import AREA, p50s
+from benchmarks.vectors.corpus import ASKER, DIMENSIONS, K, RawSearch, documents, filled, place
+from tenant_middleware.backends.pinecone import PineconeVectors
+from tenant_middleware.backends.redisvl.vectors import RedisVectors
+from tenant_middleware.isolation.vectors import Record
+from tenant_middleware.keys import namespace
+from tenant_middleware.tenant import Tenant
+
+UPSERTS, IN_PINECONE, SMALL = 1000, 500, 64
+
+
+@AREA.entry("vectors.redis_vs_raw", unit="x", better="lower", target=1.05)
+def redis_vs_raw() -> Measured:
+    """p50 of a query in the shared index, 10 tenants x 2,000 records x 768 dimensions, beside redis-py's search."""
+    vectors, raw, asked = filled(), RawSearch(), place(random.Random(6))
+    mine, theirs = vectors.query(ASKER, asked, K), raw(asked)
+    assert len(mine) == len(theirs) == K
+    return p50s(lambda: vectors.query(ASKER, asked, K), lambda: raw(asked))
+
+
+@contextmanager
+def _pinecone() -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.pinecone_server", "bench", str(SMALL)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin and server.stdout
+        yield server.stdout.readline().strip()
+        server.stdin.close()
+        server.wait(10)
+
+
+@AREA.entry("vectors.pinecone_vs_raw", unit="x", better="lower", target=1.05)
+def pinecone_vs_raw() -> Measured:
+    """p50 of a query in a namespace, beside the SDK's own query, both against the stand-in service in its process."""
+    dice, acme = random.Random(7), Tenant("acme", "gold")
+    with _pinecone() as url:
+        vectors = PineconeVectors("bench", api_key="key", controller=url)
+        vectors.upsert(acme, [Record(f"d{n}", place(dice, SMALL), f"text {n}", {"n": n}) for n in range(IN_PINECONE)])
+        asked = place(dice, SMALL)
+        with Pinecone(api_key="key", host=url) as client:
+            index = client.index(name="bench")
+            measured = p50s(
+                lambda: vectors.query(acme, asked, K),
+                lambda: index.query(top_k=K, vector=asked, namespace=namespace(acme), include_metadata=True),
+                calls=60,
+            )
+        vectors.close()
+    return measured
+
+
+@AREA.entry("vectors.upsert_vs_raw", unit="x", better="higher", target=0.9)
+def upsert_vs_raw() -> Measured:
+    """Throughput of our upsert of 1,000 records beside a redis-py pipeline of HSET into an index alike."""
+    dice, acme = random.Random(8), Tenant("acme", "gold")
+    vectors = RedisVectors(redis_url(), isolation="filter", name="upserts")
+    batch = documents(dice, UPSERTS)
+    vectors.upsert(acme, batch[:1])
+    client = Redis.from_url(redis_url())
+    client.execute_command(
+        *("FT.CREATE", "raw", "ON", "HASH", "PREFIX", 1, "raw:", "SCHEMA"),
+        *("tenant", "TAG", "source", "TAG", "page", "NUMERIC"),
+        *("vector", "VECTOR", "HNSW", 10, "TYPE", "FLOAT32", "DIM", DIMENSIONS, "DISTANCE_METRIC", "COSINE"),
+        *("M", 16, "EF_CONSTRUCTION", 200),
+    )
+
+    def raw() -> None:
+        pipeline = client.pipeline(transaction=False)
+        for record in batch:
+            fields = {"text": record.text, "tenant": acme.id, **record.metadata}
+            pipeline.hset(f"raw:{record.id}", mapping={**fields, "vector": array("f", record.vector).tobytes()})
+        pipeline.execute()
+
+    def timed(write: object, clear: object) -> float:
+        began = time.perf_counter()
+        write()  # type: ignore[operator]
+        took = time.perf_counter() - began
+        clear()  # type: ignore[operator]
+        return took
+
+    ids = [record.id for record in batch]
+    ratios, mine, theirs = [], [], []
+    for _ in range(7):
+        mine.append(timed(lambda: vectors.upsert(acme, batch), lambda: vectors.delete(acme, ids)))
+        theirs.append(timed(raw, lambda: client.delete(*(f"raw:{name}" for name in ids))))
+        ratios.append(theirs[-1] / mine[-1])
+    vectors.close()
+    client.close()
+    per_second = {"ours/s": UPSERTS / sorted(mine)[3], "raw/s": UPSERTS / sorted(theirs)[3]}
+    return Measured(ratios, per_second)
