@@ -29,6 +29,7 @@ from tenant_middleware.errors import (
     StoreUnavailable,
     TenancyError,
     TenantMismatch,
+    TenantSuspended,
     UnpricedModel,
 )
 from tenant_middleware.tenant import Tenant
@@ -80,6 +81,7 @@ __all__ = [
     "TenancyError",
     "Tenant",
     "TenantMismatch",
+    "TenantSuspended",
     "UnpricedModel",
     "Usage",
     "bind",

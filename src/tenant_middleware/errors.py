@@ -17,6 +17,7 @@
         ├── ModelForbidden            403
         ├── ForeignReference          403
         ├── GuardrailBlocked          403
+        ├── TenantSuspended           403
         ├── RateLimited               429, retry after `retry_after` seconds
         └── BudgetExceeded            402, exhausted until `resets_at`
             └── BudgetBusy            402, held by calls in flight: retry soon
@@ -50,6 +51,7 @@ __all__ = [
     "StoreUnavailable",
     "TenancyError",
     "TenantMismatch",
+    "TenantSuspended",
     "UnpricedModel",
     "in_form",
     "missing_extra",
@@ -178,6 +180,12 @@ class GuardrailBlocked(Refusal):
     """A guardrail of the tenant's tier blocked the text; `rule` names the rules, never the text."""
 
     code = "guardrail_blocked"
+
+
+class TenantSuspended(Refusal):
+    """The tenant is suspended or erased: nothing of it is served until it is resumed."""
+
+    code = "tenant_suspended"
 
 
 class RateLimited(Refusal):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from tenant_middleware.errors import AuthenticationError, InvalidTenant
+from tenant_middleware.errors import AuthenticationError, InvalidTenant, TenantSuspended
 from tenant_middleware.tenant import Tenant, check_name
 
 Isolation = Literal["namespace", "filter", "silo"]
@@ -130,6 +133,19 @@ class Explained(NamedTuple):
     rule: str
 
 
+_passage: ContextVar[str | None] = ContextVar("tenant_middleware_passage", default=None)
+
+
+@contextmanager
+def passage(tenant: Tenant) -> Iterator[None]:
+    """Let an export or erasure reach the stores of a suspended tenant; for this context alone."""
+    token = _passage.set(tenant.id)
+    try:
+        yield
+    finally:
+        _passage.reset(token)
+
+
 class Policy(Model):
     """Tiers, tenants and prices; every question about what a tenant may do is answered here."""
 
@@ -139,6 +155,7 @@ class Policy(Model):
     unlisted_tenants: bool = False
 
     _guests: dict[str, str] = PrivateAttr(default_factory=dict)
+    _barred: frozenset[str] = PrivateAttr(default=frozenset())
 
     @model_validator(mode="after")
     def _resolve(self) -> Policy:
@@ -173,6 +190,7 @@ class Policy(Model):
 
     def admit(self, tenant_id: str, tier_claim: str | None, subject: str | None = None) -> Tenant:
         """The Tenant behind verified claims; AuthenticationError when no rule admits it or the tier contradicts."""
+        self.refuse_barred(tenant_id)
         rule = self.tenants.get(tenant_id)
         if rule is not None:
             tier = rule.tier
@@ -202,11 +220,22 @@ class Policy(Model):
         """Take an invitation back."""
         self._guests.pop(guest.id, None)
 
+    def bar(self, tenant_ids: frozenset[str]) -> None:
+        """Have these tenants refused, and no others: by identity, gate and backends, which all ask here."""
+        self._barred = tenant_ids
+
+    def refuse_barred(self, tenant_id: str) -> None:
+        """Raise TenantSuspended for a tenant that is barred, outside its `passage`."""
+        if tenant_id in self._barred and _passage.get() != tenant_id:
+            raise TenantSuspended("this tenant is suspended: nothing of it is served", rule="suspended")
+
     def _lets_in(self, tenant: Tenant) -> bool:
         return (self.unlisted_tenants and tenant.tier in self.tiers) or self._guests.get(tenant.id) == tenant.tier
 
     def for_tenant(self, tenant: Tenant) -> Tier:
         """The terms in force for a tenant: its tier's, with what its own entry replaces."""
+        if tenant.id in self._barred:
+            self.refuse_barred(tenant.id)
         rule = self.tenants.get(tenant.id)
         if rule is None:
             if self._lets_in(tenant):

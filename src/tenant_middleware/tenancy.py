@@ -17,6 +17,7 @@ from tenant_middleware import telemetry
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.admission.queue import FairQueue
 from tenant_middleware.admission.store import AdmissionStore, Balance, Limits
+from tenant_middleware.backends.routed import Watched
 from tenant_middleware.backends.urls import Opener
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.context import scope
@@ -29,13 +30,14 @@ from tenant_middleware.isolation.knowledge import VersionedVectors
 from tenant_middleware.isolation.provider_state import ProviderIds, ProviderState
 from tenant_middleware.isolation.residents import Cleared, Seat
 from tenant_middleware.isolation.seal import LayerReport
+from tenant_middleware.isolation.standing import StandingStore, Watch
 from tenant_middleware.metering.billing import Billing, BillingSink, CloudEventsSink
 from tenant_middleware.metering.books import Books
 from tenant_middleware.metering.observations import Observations
 from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.metering.pricing import PriceBook
 from tenant_middleware.policy import Explained, Policy
-from tenant_middleware.settings import Settings, load
+from tenant_middleware.settings import Settings, in_memory_database, load
 from tenant_middleware.tables import html_table
 from tenant_middleware.tenant import Tenant
 
@@ -98,6 +100,7 @@ class Tenancy:
         self._opener = Opener(settings, policy, self.clock, self._secret)
         self._closed = False
         self._seat = Seat()
+        self.standings = self._open_standings()
         self.observations = self._open_observations()
         self.ledger = self._open_ledger()
         self.gate = self._open_gate()
@@ -148,6 +151,16 @@ class Tenancy:
         ledger = WriteBehind(self._sql, also=also)
         telemetry.watch_rows(ledger)
         return ledger
+
+    def _open_standings(self) -> StandingStore:
+        from tenant_middleware.backends.sql_standing import SqlStandings
+
+        url = self.settings.backends.ledger
+        store = SqlStandings(url)
+        self._watch = Watch(store, self.policy.bar, alone=in_memory_database(url))
+        # Also runs when this object is forgotten, and at interpreter exit.
+        self._unwatch_standings = weakref.finalize(self, self._watch.stop)
+        return store
 
     def _open_observations(self) -> Observations | None:
         chosen = self.settings.telemetry
@@ -219,7 +232,7 @@ class Tenancy:
     def vectors(self) -> Vectors:
         """Documents by tenant; a write makes older cached answers miss."""
         opened = cast("Vectors", self._opener.concern("vectors", self._opener.vectors))
-        return cast("Vectors", VersionedVectors(opened, self.cache.versions))
+        return cast("Vectors", VersionedVectors(opened, Watched(self.cache.versions, self.policy.refuse_barred)))
 
     @cached_property
     def history(self) -> HistoryStore:
@@ -338,7 +351,23 @@ class Tenancy:
         self.ledger.close()
         self._stop_watching()
 
+    def refresh_standing(self) -> None:
+        """Read now who is suspended, instead of within a second."""
+        self._watch.refresh()
+
+    def backends(self, concern: str) -> list[Any]:
+        """Every open backend of a concern, silos included, and what the application put in its place."""
+        used = getattr(self, concern)
+        opened = self._opener.opened(concern)
+        return [*opened, *([] if used in opened or getattr(used, "inner", None) in opened else [used])]
+
+    @property
+    def secret(self) -> bytes:
+        """The key of all fingerprints; random in each process unless [secrets] names one."""
+        return self._secret
+
     def _stop_watching(self) -> None:
+        self._unwatch_standings()
         if self.observations is not None:
             self._unwatch()
 

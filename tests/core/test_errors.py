@@ -56,6 +56,7 @@ STATUS = {
     "GuardrailBlocked": 403,
     "ModelForbidden": 403,
     "RateLimited": 429,
+    "TenantSuspended": 403,
 }
 
 

@@ -77,6 +77,9 @@ class Down:
     def read(self, **_: object) -> list[Observed]:
         return self.rows
 
+    def forget(self, tenant_id: str) -> int:
+        return 0
+
     def prune(self, before: float) -> int:
         return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,3 +38,23 @@ class Routed:
             return getattr(self._pick(tenant), name)(tenant, *args, **kwargs)
 
         return routed
+
+
+class Watched:
+    """A backend whose every call for a tenant is checked first: for stores that ask the policy nothing themselves."""
+
+    def __init__(self, inner: Any, check: Callable[[str], None]) -> None:
+        self._inner, self._check = inner, check
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if name.startswith("_") or not callable(method):
+            return method
+
+        @functools.wraps(method)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if args and isinstance(args[0], Tenant):
+                self._check(args[0].id)
+            return method(*args, **kwargs)
+
+        return watched

@@ -146,6 +146,17 @@ class SqlLedger:
         with self._transaction() as connection:
             connection.execute(update, keys)
 
+    def pseudonymise(self, tenant_id: str, alias: str) -> int:
+        """Book a tenant's rows on an alias without subject, for good; returns how many rows that were."""
+        update = sa.update(ROWS).where(ROWS.c.tenant_id == tenant_id).values(tenant_id=alias, subject=None)
+        with self._transaction() as connection:
+            return connection.execute(update).rowcount
+
+    def delete(self, tenant_id: str) -> int:
+        """Delete a tenant's rows; returns how many that were."""
+        with self._transaction() as connection:
+            return connection.execute(sa.delete(ROWS).where(ROWS.c.tenant_id == tenant_id)).rowcount
+
     def close(self) -> None:
         """Close the connections; an in-memory database is gone then."""
         self._engine.dispose()

@@ -67,6 +67,11 @@ class SqlObservations:
         with self._transaction() as connection:
             return connection.execute(sa.delete(TABLE).where(TABLE.c.window < before)).rowcount
 
+    def forget(self, tenant_id: str) -> int:
+        """Delete a tenant's counts; returns how many rows that were."""
+        with self._transaction() as connection:
+            return connection.execute(sa.delete(TABLE).where(TABLE.c.tenant_id == tenant_id)).rowcount
+
     def close(self) -> None:
         self._engine.dispose()
 

@@ -11,7 +11,7 @@ from typing import Any
 from tenant_middleware.admission.queue import FairQueue
 from tenant_middleware.admission.queueing.in_process import InProcessQueue
 from tenant_middleware.admission.queueing.pools import Pools
-from tenant_middleware.backends.routed import Routed
+from tenant_middleware.backends.routed import Routed, Watched
 from tenant_middleware.clock import Clock
 from tenant_middleware.errors import SettingsError
 from tenant_middleware.isolation.cache import CacheRules
@@ -123,11 +123,11 @@ class Opener:
         if scheme == "memory":
             from tenant_middleware.backends.in_memory.history import InMemoryHistory
 
-            return InMemoryHistory(clock=self._clock)
+            return Watched(InMemoryHistory(clock=self._clock), self._policy.refuse_barred)
         if scheme in REDIS:
             from tenant_middleware.backends.redis.history import RedisHistory
 
-            return RedisHistory(url)
+            return Watched(RedisHistory(url), self._policy.refuse_barred)
         raise _unknown("history", scheme, ("memory", *REDIS))
 
     def semantic_cache(self, url: str) -> Any:
@@ -162,11 +162,11 @@ class Opener:
         if scheme == "memory":
             from tenant_middleware.backends.in_memory.provider_ids import InMemoryProviderIds
 
-            return InMemoryProviderIds(clock=self._clock)
+            return Watched(InMemoryProviderIds(clock=self._clock), self._policy.refuse_barred)
         if scheme in REDIS:
             from tenant_middleware.backends.redis.provider_ids import RedisProviderIds
 
-            return RedisProviderIds(url)
+            return Watched(RedisProviderIds(url), self._policy.refuse_barred)
         raise _unknown("history", scheme, ("memory", *REDIS))
 
     def _cache_rules(self, tenant: Tenant) -> CacheRules:

@@ -15,6 +15,7 @@ from tenant_middleware.cli.explain import explain
 from tenant_middleware.cli.export_costs import export_costs
 from tenant_middleware.cli.heatmap import heatmap
 from tenant_middleware.cli.latency import latency
+from tenant_middleware.cli.lifecycle import erase, export, resume, suspend, training
 from tenant_middleware.cli.queue import queue
 from tenant_middleware.cli.reconcile import reconcile
 from tenant_middleware.cli.report import report
@@ -47,8 +48,13 @@ def _about() -> None:
     """One GenAI application for many tenants: nothing leaks, nobody starves, every dollar has an owner."""
 
 
-for command in (demo, explain, usage, drain, export_costs, reconcile, queue, heatmap, latency, report, audit):
-    app.command()(command)
+for commands in (
+    (demo, explain, usage, drain, export_costs, reconcile, queue, heatmap, latency, report),
+    (audit, suspend, resume, export, erase),
+):
+    for command in commands:
+        app.command()(command)
+app.add_typer(training, name="training")
 
 
 def main() -> None:

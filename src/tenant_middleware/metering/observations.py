@@ -56,6 +56,7 @@ class ObservationStore(Protocol):
         self, *, since: float | None = None, until: float | None = None, tenant_id: str | None = None
     ) -> list[Observed]: ...
     def prune(self, before: float) -> int: ...
+    def forget(self, tenant_id: str) -> int: ...
     def close(self) -> None: ...
 
 
@@ -100,6 +101,12 @@ class Observations:
             known = self._known[tenant.id] = self._knows(tenant)
         if known:
             self._events.append((self._clock.time(), tenant.id, prefix, seconds))
+
+    def forget(self, tenant: Tenant) -> int:
+        """Delete a tenant's counts and keep none from now on; returns how many rows that were."""
+        self._known[tenant.id] = False
+        self.flush()
+        return self._store.forget(tenant.id)
 
     def flush_if_due(self) -> None:
         """Write, if it was long ago: for a thread that has other reasons to wake."""

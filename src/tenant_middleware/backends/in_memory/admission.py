@@ -42,6 +42,11 @@ class InMemoryAdmission:
         self._sweep_at, self._swept = _KEEP, clock.time()
         self._booked = {} if ledger is None else _booked(ledger, clock.time())
 
+    def forget(self, tenant: Tenant) -> int:
+        """Drop a tenant's account: for one that left."""
+        with self._lock:
+            return int(self._accounts.pop(tenant.id, None) is not None)
+
     def reserve(self, ask: Ask) -> Granted | Denied:
         with self._lock:
             now = self._time()

@@ -1,0 +1,77 @@
+"""Who is suspended, being exported or being erased: in the ledger's database, which all workers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from tenant_middleware.backends.sql_engine import clear_error, open_engine
+from tenant_middleware.isolation.standing import Standing, State
+
+_METADATA = sa.MetaData()
+TABLE = sa.Table(
+    "tenant_standing",
+    _METADATA,
+    sa.Column("tenant_id", sa.String(128), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("since", sa.Float(53), nullable=False),
+    sa.Column("exporting", sa.Float(53)),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
+
+class SqlStandings:
+    """A StandingStore behind the ledger's SQLAlchemy URL."""
+
+    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+        self._engine = open_engine(url, timeout)
+        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        fresh = insert(TABLE)
+        changed = {name: fresh.excluded[name] for name in ("state", "since", "detail")}
+        self._put = fresh.on_conflict_do_update(index_elements=["tenant_id"], set_=changed)
+        beaten = {"exporting": fresh.excluded.exporting}
+        self._beat = fresh.on_conflict_do_update(index_elements=["tenant_id"], set_=beaten)
+        try:
+            with self._transaction() as connection:
+                _METADATA.create_all(connection)
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def put(self, tenant_id: str, standing: Standing) -> None:
+        row = {"tenant_id": tenant_id, **standing._asdict()}
+        with self._transaction() as connection:
+            connection.execute(self._put, row)
+
+    def beat(self, tenant_id: str, at: float | None) -> None:
+        row = {"tenant_id": tenant_id, **Standing("active", at or 0.0, at)._asdict()}
+        with self._transaction() as connection:
+            connection.execute(self._beat, row)
+
+    def get(self, tenant_id: str) -> Standing | None:
+        columns = (TABLE.c.state, TABLE.c.since, TABLE.c.exporting, TABLE.c.detail)
+        with self._transaction() as connection:
+            row: Any = connection.execute(sa.select(*columns).where(TABLE.c.tenant_id == tenant_id)).first()
+        return None if row is None else Standing(*row)
+
+    def barred(self) -> frozenset[str]:
+        served: State = "active"
+        with self._transaction() as connection:
+            found = connection.execute(sa.select(TABLE.c.tenant_id).where(TABLE.c.state != served))
+            return frozenset(row[0] for row in found)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise clear_error(error) from error

@@ -1,0 +1,137 @@
+"""`tenant-middleware suspend | resume | export | erase | training`: a tenant's way out, and its training files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tenant_middleware.cli.places import PolicyOption, policy_path
+from tenant_middleware.errors import ConfigurationError, InvalidInput
+from tenant_middleware.policy import passage
+from tenant_middleware.settings import in_memory_database
+from tenant_middleware.tenancy import Tenancy
+from tenant_middleware.tenant import Tenant
+
+if TYPE_CHECKING:
+    from tenant_middleware.lifecycle.stores import TenantStore
+
+TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, exactly as in its tokens.")]
+TierOption = Annotated[str | None, typer.Option(help="Its tier, for a tenant that the policy doesn't list.")]
+StoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--store", metavar="NAME=MODULE:FACTORY", help="A store of the application's own; may be repeated."),
+]
+
+training = typer.Typer(no_args_is_help=True, help="Training files of one tenant alone.")
+
+
+def suspend(tenant: TenantId, policy: PolicyOption = None) -> None:
+    """Have every worker refuse a tenant, within a second."""
+    from tenant_middleware.lifecycle.suspension import suspend as run
+
+    with _shared(policy) as tenancy:
+        run(tenancy, _tenant(tenancy, tenant, None, listed=False).id)
+    typer.echo(f"{tenant} is suspended")
+
+
+def resume(tenant: TenantId, policy: PolicyOption = None) -> None:
+    """Serve a suspended tenant again."""
+    from tenant_middleware.lifecycle.suspension import resume as run
+
+    with _shared(policy) as tenancy:
+        run(tenancy, tenant)
+    typer.echo(f"{tenant} is served again")
+
+
+def export(
+    tenant: TenantId,
+    folder: Annotated[Path, typer.Argument(help="A folder of its own; a cut-off export goes on from it.")],
+    policy: PolicyOption = None,
+    tier: TierOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Write everything of a tenant into a folder: documents, conversations, books, policy."""
+    from tenant_middleware.lifecycle.export import export_tenant
+
+    with _shared(policy) as tenancy:
+        manifest = export_tenant(tenancy, _tenant(tenancy, tenant, tier), folder, stores=_stores(store))
+    for name, part in manifest["parts"].items():
+        typer.echo(f"{name:<20} {part['records']:>8}")
+
+
+def erase(
+    tenant: TenantId,
+    policy: PolicyOption = None,
+    tier: TierOption = None,
+    store: StoreOption = None,
+    confirm: Annotated[str | None, typer.Option(help="The id once more, for scripts; asked for otherwise.")] = None,
+    delete_books: Annotated[bool, typer.Option(help="Delete ledger rows; they are pseudonymised otherwise.")] = False,
+    receipt: Annotated[Path | None, typer.Option(help="Write the signed receipt here, as JSON.")] = None,
+) -> None:
+    """Erase a tenant everywhere and say store by store what became of it; 1 when something couldn't be verified."""
+    from tenant_middleware.lifecycle.erasure import erase as run
+
+    again = confirm if confirm is not None else typer.prompt(f"This can't be undone. Type {tenant} again")
+    with _shared(policy) as tenancy:
+        found = run(
+            tenancy,
+            _tenant(tenancy, tenant, tier),
+            confirm=again,
+            stores=_stores(store),
+            retention="delete" if delete_books else "pseudonymise",
+        )
+    if receipt is not None:
+        receipt.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
+    for one in found.stores:
+        told = ", ".join(one.leftovers) or one.why
+        typer.echo(f"{one.fate:<11} {one.store:<20} {one.erased:>8}  {told}".rstrip())
+    typer.echo(f"signed with a key that is {found.key}: {found.signature[:16]}...")
+    raise typer.Exit(0 if found.complete else 1)
+
+
+@training.command("verify")
+def verify_training(file: Annotated[Path, typer.Argument(help="The JSONL; its manifest stands beside it.")]) -> None:
+    """Check a training file against its manifest."""
+    from tenant_middleware.lifecycle.training import verify_training as verify
+
+    found = verify(file)
+    typer.echo(f"{found.rows} rows of {found.tenant_id} alone, for {found.model}")
+
+
+def _shared(policy: Path | None) -> Tenancy:
+    tenancy = Tenancy.from_file(policy_path(policy))
+    if in_memory_database(tenancy.settings.backends.ledger):
+        tenancy.close()
+        raise ConfigurationError(
+            "the ledger lives in the memory of the application, and with it the marks of suspended tenants: name a "
+            "file or a database in backends.ledger, or call tenant_middleware.lifecycle inside the application"
+        )
+    return tenancy
+
+
+def _tenant(tenancy: Tenancy, tenant_id: str, tier: str | None, *, listed: bool = True) -> Tenant:
+    """The tenant by the policy's word, also when it is suspended."""
+    known = Tenant(tenant_id, tier or "unknown")
+    if not listed and tenant_id not in tenancy.policy.tenants:
+        return known
+    with passage(known):
+        return tenancy.policy.admit(tenant_id, tier)
+
+
+def _stores(named: list[str] | None) -> Mapping[str, TenantStore]:
+    found: dict[str, TenantStore] = {}
+    for entry in named or []:
+        name, _, where = entry.partition("=")
+        module, _, factory = where.partition(":")
+        if not (name and module and factory):
+            raise InvalidInput("--store: expected NAME=MODULE:FACTORY")
+        try:
+            found[name] = getattr(import_module(module), factory)()
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"--store {name}: {error}") from error
+    return found

@@ -1,0 +1,86 @@
+"""The commands as an operator types them, over a ledger in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tenant_middleware.cli import app
+from tenant_middleware.context import scope
+from tenant_middleware.metering.usage import Usage
+from tenant_middleware.tenancy import Tenancy
+from tenant_middleware.tenant import Tenant
+
+POLICY = """
+[backends]
+ledger = "sqlite:///ledger.db"
+[tiers.pro]
+rpm = "unlimited"
+tpm = "unlimited"
+max_concurrency = "unlimited"
+budget = "unlimited"
+models = ["openai/local"]
+max_output_tokens = 64
+[tenants.acme]
+tier = "pro"
+[prices."openai/local"]
+per_call_usd = "0.1"
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tenancy.toml").write_text(POLICY)
+    with Tenancy.from_file("tenancy.toml") as tenancy, scope(Tenant("acme", "pro", "ann")):
+        with tenancy.gate.call(tenancy.gate.new_call("openai/local")) as hold:
+            hold.report(Usage(1, 1))
+    return tmp_path
+
+
+def run(*args: str, typed: str | None = None) -> tuple[int, str]:
+    done = CliRunner().invoke(app, list(args), input=typed)
+    return done.exit_code, done.output
+
+
+def test_suspend_resume_export_erase(place: Path) -> None:
+    assert run("suspend", "acme") == (0, "acme is suspended\n")
+    assert run("export", "acme", "out")[0] == 0
+    assert json.loads((place / "out" / "manifest.json").read_text())["parts"]["ledger"]["records"] == 1
+    assert run("resume", "acme")[0] == 0
+    code, said = run("erase", "acme", "--receipt", "receipt.json", typed="Acme\n")
+    assert code == 2 and "nothing was done" in said
+    code, said = run("erase", "acme", "--receipt", "receipt.json", typed="acme\n")
+    assert code == 0 and "HIDDEN      ledger" in said
+    assert json.loads((place / "receipt.json").read_text())["tenant_id"] == "acme"
+    assert run("resume", "acme")[0] == 2
+    code, said = run("usage", "--json")
+    assert '"acme"' not in said and json.loads(said)["total"]["calls"] == 1
+
+
+def test_marks_in_the_memory_of_another_process_are_refused(place: Path) -> None:
+    (place / "tenancy.toml").write_text(POLICY.replace("sqlite:///ledger.db", "sqlite:///:memory:"))
+    assert run("suspend", "acme")[0] == 2
+
+
+def test_the_audit_command(place: Path) -> None:
+    code, said = run("audit", "--probe", "memory", "--json", "--junit", "a.xml", "--html", "a.html")
+    assert code == 0 and json.loads(said)["leaks"] == 0
+    assert "<testsuite" in (place / "a.xml").read_text() and "Nothing leaked" in (place / "a.html").read_text()
+    assert run("audit", "--probe", "nonsense")[0] == 2
+    assert run("audit", "--url", "http://127.0.0.1:1/ask")[0] == 2
+
+
+def test_training_verify(place: Path) -> None:
+    from tenant_middleware.lifecycle import TrainingSet
+
+    rows = [{"tenant_id": "acme", "messages": [{"role": "user", "content": "x"}]}]
+    chosen = TrainingSet(Tenant("acme", "pro"), consent=True)
+    chosen.add_rows(rows, "crm")
+    chosen.write(place / "t.jsonl", model="base")
+    assert run("training", "verify", "t.jsonl") == (0, "1 rows of acme alone, for base\n")
+    (place / "t.jsonl").write_text("{}\n")
+    assert run("training", "verify", "t.jsonl")[0] == 2
