@@ -103,3 +103,21 @@ def upsert_vs_raw() -> Measured:
     client.close()
     per_second = {"ours/s": UPSERTS / sorted(mine)[3], "raw/s": UPSERTS / sorted(theirs)[3]}
     return Measured(ratios, per_second)
+
+
+@AREA.entry("vectors.silo_cold_start_ms", unit="ms", better="lower")
+def silo_cold_start_ms() -> Measured:
+    """A new tenant's first upsert on Redis where it gets an index of its own; beside it in the shared index."""
+    dice, kinds = random.Random(11), ("silo", "filter")
+    took: dict[str, list[float]] = {kind: [] for kind in kinds}
+    backends = {kind: RedisVectors(redis_url(), isolation=kind, name="cold") for kind in kinds}  # type: ignore[arg-type]  # Isolation
+    backends["filter"].upsert(Tenant("first", "gold"), documents(dice, 1))
+    for number in range(15):
+        for kind, vectors in backends.items():
+            record = documents(dice, 1)
+            began = time.perf_counter()
+            vectors.upsert(Tenant(f"new-{kind}-{number}", "gold"), record)
+            took[kind].append((time.perf_counter() - began) * 1e3)
+    for vectors in backends.values():
+        vectors.close()
+    return Measured(took["silo"], {"shared ms": sorted(took["filter"])[7]})
