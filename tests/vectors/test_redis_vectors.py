@@ -12,9 +12,17 @@ from redisvl.index import SearchIndex
 
 from tenant_middleware import keys
 from tenant_middleware.backends.redisvl.vectors import RedisVectors
-from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach, PartialWrite, StoreUnavailable
+from tenant_middleware.errors import (
+    ConfigurationError,
+    InvalidInput,
+    IsolationBreach,
+    PartialWrite,
+    SettingsError,
+    StoreUnavailable,
+)
 from tenant_middleware.isolation import place as rules
 from tenant_middleware.isolation.vectors import Record
+from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing.vectors import DIMENSION, NewVectors, VectorsContract, axis, foreign_seen
 from tests.vectors.backends import KINDS, STORES, redis_url
@@ -189,3 +197,26 @@ def test_redisvl_reads_our_index(new_vectors: Any) -> None:
     index = SearchIndex.from_existing("tm_docs:all", redis_url=redis_url())
     assert index.schema.fields["vector"].attrs.dims == DIMENSION
     index.disconnect()
+
+
+@pytest.mark.parametrize("isolation", ["filter", "namespace"])
+def test_a_tier_that_shares_an_index_on_a_cluster_is_refused_when_the_store_is_opened(isolation: str) -> None:
+    tier = {
+        "rpm": 60,
+        "tpm": 1000,
+        "max_concurrency": 1,
+        "budget": "unlimited",
+        "models": ["*"],
+        "max_output_tokens": 100,
+        "isolation": isolation,
+    }
+    values = {
+        "backends": {"vectors": "redis+cluster://127.0.0.1:1"},
+        "tiers": {"pro": tier, "big": {**tier, "isolation": "silo"}},
+    }
+    with Tenancy.from_mapping(values) as tenancy:
+        if isolation == "filter":
+            with pytest.raises(SettingsError, match=r"tiers\.pro\.isolation"):
+                _ = tenancy.vectors
+        else:
+            assert tenancy.vectors is not None

@@ -181,7 +181,19 @@ class Opener:
         )
 
     def vectors(self, url: str) -> Any:
-        """Documents."""
+        """Documents; an isolation that the store can't give is an error now, not at a tenant's first question."""
+        store = self._vector_store(url)
+        default = self._settings.backends.vectors
+        for name, tier in self._policy.tiers.items():
+            if (tier.backends.vectors or default) == url and tier.isolation not in store.kinds:
+                store.close()
+                raise SettingsError(
+                    f"tiers.{name}.isolation: {tier.isolation!r} is nothing that {_scheme(url)}:// can give here; "
+                    f"expected one of {', '.join(store.kinds)}"
+                )
+        return store
+
+    def _vector_store(self, url: str) -> Any:
         scheme = _scheme(url)
         if scheme == "memory":
             from tenant_middleware.backends.in_memory.vectors import InMemoryVectors

@@ -40,6 +40,11 @@ class ScopedVectors:
         self._isolation_for: IsolationFor = isolation if callable(isolation) else lambda tenant: isolation
         self._settled: dict[str, Isolation] = {}
 
+    @property
+    def kinds(self) -> tuple[Isolation, ...]:
+        """The kinds of isolation that this store can give."""
+        return self._driver.kinds
+
     def upsert(self, tenant: Tenant, records: Sequence[Record]) -> None:
         with stage("ingest", rules.check_tenant(tenant)):
             run(self._upsert(tenant, records), self._driver)
