@@ -6,6 +6,7 @@ import itertools
 import time
 from typing import Any
 
+from benchmarks import framework_calls
 from benchmarks.entries import Area, Measured
 from benchmarks.side_by_side import interleaved, repeat
 from tenant_middleware.admission.call import Call, Kind
@@ -17,7 +18,21 @@ from tenant_middleware.metering.usage import Usage
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 
-AREA = Area("gate", required=["gate.cycle_vs_arithmetic", "gate.call_us"])
+AREA = Area(
+    "gate",
+    required=[
+        "gate.cycle_vs_arithmetic",
+        "gate.call_us",
+        "gate.langchain_model_added_us",
+        "gate.llamaindex_model_added_us",
+        "gate.stream_added_us",
+        "gate.agent_run_vs_bare",
+    ],
+)
+AREA.entry("gate.langchain_model_added_us", unit="us", better="lower", target=150)(framework_calls.langchain_model)
+AREA.entry("gate.llamaindex_model_added_us", unit="us", better="lower", target=150)(framework_calls.llamaindex_model)
+AREA.entry("gate.stream_added_us", unit="us/token", better="lower", target=5)(framework_calls.stream)
+AREA.entry("gate.agent_run_vs_bare", unit="ratio", better="lower", target=1.05)(framework_calls.agent_run)
 
 ACME = Tenant("acme", "gold", "ann")
 PROMPT, OUTPUT, USED = 400, 200, 550

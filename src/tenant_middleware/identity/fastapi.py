@@ -7,16 +7,18 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from tenant_middleware import context
-from tenant_middleware.errors import missing_extra
+from tenant_middleware.errors import InvalidInput, missing_extra
 from tenant_middleware.tenant import Tenant
 
 try:
-    from fastapi import Depends, Security
+    from fastapi import Depends, FastAPI, Request, Security
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 except ImportError as error:
     raise missing_extra("asgi", __name__) from error
 
-__all__ = ["REFUSALS", "CurrentTenant", "RefusalAnswer", "current_tenant"]
+__all__ = ["REFUSALS", "CurrentTenant", "RefusalAnswer", "answer_mistakes", "current_tenant"]
 
 # auto_error is off because the middleware has checked the token by now; this object only puts the scheme into OpenAPI
 _scheme = HTTPBearer(
@@ -59,3 +61,29 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     503: {"model": RefusalAnswer, "description": "A store is down; come back after Retry-After seconds."},
 }
 """For `FastAPI(responses=REFUSALS)`: the answers that OpenAPI should know."""
+
+
+def answer_mistakes(app: FastAPI) -> None:
+    """Answer what a request got wrong with a 422 that repeats nothing of it.
+
+    FastAPI's own answer quotes the input, and fails on text that no UTF-8 holds.
+    """
+
+    async def wrong_shape(_: Request, error: Exception) -> JSONResponse:
+        found = error.errors() if isinstance(error, RequestValidationError) else []
+        return _unprocessable([{"loc": [str(part) for part in one["loc"]], "type": one["type"]} for one in found])
+
+    async def wrong_value(_: Request, error: Exception) -> JSONResponse:
+        return _unprocessable([{"loc": [], "type": "invalid_input"}])
+
+    app.add_exception_handler(RequestValidationError, wrong_shape)
+    app.add_exception_handler(InvalidInput, wrong_value)
+
+
+def _unprocessable(mistakes: list[dict[str, Any]]) -> JSONResponse:
+    plain = [{"loc": [_ascii(part) for part in one["loc"]], "type": one["type"]} for one in mistakes]
+    return JSONResponse({"detail": [one | {"msg": "not accepted"} for one in plain]}, status_code=422)
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode("ascii")
