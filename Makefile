@@ -8,6 +8,7 @@ ONLY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ISOLATION := tests/langchain tests/llamaindex tests/litellm tests/memory tests/vectors tests/hazards tests/assurance
 DEMO_EXTRAS := langchain,guard,local,redisvl,report
 
 # LiteLLM fetches its price map and LangSmith its project when they are imported; nothing here needs either.
@@ -15,7 +16,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP = True
 export LANGSMITH_TRACING = false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench audit hazards guard-eval test-services test-browser test-long notebooks docs pin clean
+.PHONY: help demo test check bench audit hazards guard-eval test-unguarded test-services test-browser test-long notebooks docs pin clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -41,6 +42,9 @@ audit: $(VENV)/.dev  ## every probe against the backends in memory, on Redis, an
 
 hazards: $(VENV)/.dev  ## the scoreboard: what leaks in the bare framework, and with us
 	@$(BIN)/python -m tests.hazards $(ARGS)
+
+test-unguarded: $(VENV)/.dev  ## isolation with every guardrail replaced by one that allows everything
+	$(BIN)/python -m pytest -p tests.open_guard -n 2 --dist worksteal $(ISOLATION) -m "not services and not long and not browser" $(ARGS)
 
 guard-eval: $(VENV)/.dev  ## recall and false positives of the input guard
 	@$(BIN)/python -m tests.guardrails.evaluate $(ARGS)

@@ -29,8 +29,9 @@ from tests.guardrails.devset.rows import Row, rows
 
 SETTINGS = {"registry": 1.0, "caller": 0.8, "text": 0.3}
 RIDGE = 2.0
-ROUNDS = 6
+ROUNDS = 4
 FOLDS = 5
+HARDEST = 20
 BLOCK_FPR = 0.006
 DISGUISES = ("obfuscated", "disguised")
 
@@ -51,12 +52,13 @@ class Design:
     def __init__(self, book: Rulebook) -> None:
         self.names = list(book.bits)
         self.topics = [i for i in range(len(self.names)) if book.topics >> i & 1]
-        self.width = len(self.names) + len(self.topics) + 2
+        self.innocent = book.weights.innocent
 
     def row(self, reading: Reading) -> list[float]:
         clause = [float(reading.mask >> i & 1) for i in range(len(self.names))]
         topic = [float(reading.topics >> i & 1) for i in self.topics]
-        return [*clause, *topic, reading.rule_score, 1.0]
+        bare = not (reading.mask | reading.topics) & self.innocent
+        return [*clause, *topic, *(clause if bare else [0.0] * len(clause)), reading.rule_score, 1.0]
 
 
 def knowledge(row: Row, setting: str) -> tuple[Registry, str | None]:
@@ -105,7 +107,7 @@ def fit(data: list[Example]) -> Any:
 def _regress(x: Any, y: Any, w: Any, beta: Any) -> Any:
     ridge = np.full(x.shape[1], RIDGE)
     ridge[-1] = 1e-3
-    for _ in range(12):
+    for _ in range(7):
         p = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
         gradient = x.T @ (w * (p - y)) + ridge * beta
         hessian = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(ridge)
@@ -144,20 +146,35 @@ def threshold(margins: Any, data: list[Example], fpr: float) -> float:
     raise ValueError("no benign rows")
 
 
+def hardest(margins: Any, data: list[Example]) -> list[tuple[float, str]]:
+    """The benign templates nearest to an attack, or past it: what to look at next."""
+    worst: dict[str, float] = {}
+    for margin, e in zip(margins, data, strict=True):
+        if e.row.label == "benign" and e.setting != "text":
+            key = f"{e.setting}: {e.row.text[:100]}"
+            worst[key] = max(worst.get(key, -99.0), float(margin))
+    return sorted(((m, k) for k, m in worst.items()), reverse=True)[:HARDEST]
+
+
 def _logit(p: float) -> float:
     return log(p / (1 - p))
 
 
 def write(book: Rulebook, design: Design, beta: Any, block: float, path: Path) -> None:
     """Write the weights by name, shifted so that the margin `block` lies at the block threshold."""
-    clause, rest = beta[: len(design.names)], beta[len(design.names) :]
     topics = [design.names[i] for i in design.topics]
-    table = {
-        "bias": round(float(rest[-1] - block) + _logit(BLOCK_AT), 3),
-        "rule": round(float(rest[-2]), 3),
-        "clause": {n: round(float(v), 3) for n, v in zip(design.names, clause, strict=True) if abs(v) >= 0.005},
-        "topic": {n: round(float(v), 3) for n, v in zip(topics, rest[:-2], strict=True) if abs(v) >= 0.005},
+    middle = len(design.names) + len(topics)
+    tables = {
+        "clause": (design.names, beta[: len(design.names)]),
+        "topic": (topics, beta[len(design.names) : middle]),
+        "bare": (design.names, beta[middle:-2]),
     }
+    table: dict[str, Any] = {
+        "bias": round(float(beta[-1] - block) + _logit(BLOCK_AT), 3),
+        "rule": round(float(beta[-2]), 3),
+    }
+    for key, (names, values) in tables.items():
+        table[key] = {n: round(float(v), 3) for n, v in zip(names, values, strict=True) if abs(v) >= 0.005}
     about = "Written by tests/guardrails/fit.py: what each category adds to the log odds of an attack.\n"
     document = {"version": book.version, "about": about, "weights": table}
     path.write_text(yaml.safe_dump(document, sort_keys=False, width=120), "utf-8")
@@ -174,6 +191,9 @@ def main() -> None:
         some = of(margins, data, label, settings)
         at = [sum(w for m, w in some if m >= t) / sum(w for _, w in some) for t in (block, flag)]
         print(f"out of fold, {label}, {' and '.join(settings)}: blocked {at[0]:.1%}, flagged {at[1]:.1%}")
+    print("hardest benign templates:")
+    for margin, template in hardest(margins, data):
+        print(f"  {margin - block:+.2f} {template}")
     path = Path(str(files("tenant_middleware.guardrails") / "rules" / "weights.yaml"))
     write(book, design, fit(data), block, path)
 

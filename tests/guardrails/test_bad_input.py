@@ -55,7 +55,7 @@ def test_attack_in_head_or_tail_of_a_long_text_is_found() -> None:
     for text in (f"{ATTACK} {padding}", f"{padding} {ATTACK}"):
         verdict = GUARD.check(text, ACME)
         assert verdict.blocked
-        assert any(text[s.start : s.end].startswith("Switch") for s in verdict.spans)
+        assert all("Switch" in text[s.start : s.end] and s.end - s.start < 200 for s in verdict.spans)
 
 
 def test_what_is_cut_away_in_the_middle_is_flagged_never_allowed() -> None:
@@ -140,7 +140,7 @@ UNIT = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(UNIT)
 def test_time_grows_no_faster_than_the_text(unit: str) -> None:
     """Four times the text in less than eight times the time, or in next to none."""

@@ -248,6 +248,7 @@ async def test_no_tenant_is_an_error(tenancy: Tenancy, make: Make, upstream: Ups
     assert upstream.books()["attempts"] == {}
 
 
+@pytest.mark.guardrail
 async def test_the_guard_of_the_tier_blocks_before_money_is_spent(make: Make, upstream: Upstream) -> None:
     values = {**POLICY, "tiers": {"pro": {**POLICY["tiers"]["pro"], "guard": "block"}}}
     with Tenancy.from_mapping(values) as tenancy:

@@ -48,6 +48,7 @@ def index(tenancy: Tenancy, llm: TenantLLM) -> Any:
     return tenant_index(vectors=tenancy.vectors, embed_model=embed, llm=llm)
 
 
+@pytest.mark.guardrail
 async def test_a_guarded_query_engine_stops_an_attack_before_anything_is_paid_for(
     tenancy: Tenancy, index: Any, acme: Tenant
 ) -> None:
@@ -71,6 +72,7 @@ class Asking(GuardedWorkflow):
         return StopEvent(result=f"passed {ev.question}")
 
 
+@pytest.mark.guardrail
 async def test_a_guarded_workflow_passes_on_what_the_guard_passes(tenancy: Tenancy, acme: Tenant) -> None:
     workflow = Asking(guard=tenancy.guard)
     async with scope(acme):
@@ -89,6 +91,7 @@ class AskingTyped(GuardedWorkflow):
         return StopEvent(result="unguarded")
 
 
+@pytest.mark.guardrail
 def test_the_guard_reads_typed_start_events_and_refuses_what_it_cannot_read(tenancy: Tenancy, acme: Tenant) -> None:
     with scope(acme):
         guard_input(tenancy.guard, {"a": ["fine", TextNode(text="fine")], "n": 3, "m": ChatMessage("fine")})
@@ -98,6 +101,7 @@ def test_the_guard_reads_typed_start_events_and_refuses_what_it_cannot_read(tena
             guard_input(tenancy.guard, object())
 
 
+@pytest.mark.guardrail
 async def test_a_guarded_model_covers_engines_and_agents_and_reads_old_turns_once(
     tenancy: Tenancy, echo: EchoLLM, acme: Tenant
 ) -> None:

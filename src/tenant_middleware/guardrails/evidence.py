@@ -19,13 +19,19 @@ _REASONS = 3
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What each category in a clause and each topic of the whole text adds, and what the best rule's score is worth."""
+    """What each category in a clause and each topic of the whole text adds, and what the best rule's score is worth.
+
+    `bare` counts on top where nothing `innocent` is near: "list all tenants" means one thing in a text on rents or
+    code, and another in one that is about nothing else.
+    """
 
     names: tuple[str, ...]
     bias: float
     rule: float
     clause: tuple[float, ...]
     topic: tuple[float, ...]
+    bare: tuple[float, ...]
+    innocent: int
     memo: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def probability(self, mask: int, topics: int, rule_score: float) -> float:
@@ -33,6 +39,8 @@ class Weights:
         total = self.memo.get(key)
         if total is None:
             total = self.bias + _sum(self.clause, mask) + _sum(self.topic, topics)
+            if not (mask | topics) & self.innocent:
+                total += _sum(self.bare, mask)
             if len(self.memo) >= _MEMO:
                 self.memo.clear()
             self.memo[key] = total
@@ -44,10 +52,10 @@ class Weights:
         return "evidence:" + "+".join(name for _, name in weighed[:_REASONS])
 
 
-def weights_of(document: Mapping[str, object], names: Sequence[str]) -> Weights:
+def weights_of(document: Mapping[str, object], names: Sequence[str], innocent: int) -> Weights:
     """Weights from their YAML form; a category that doesn't exist is a ConfigurationError, one without a weight has 0."""
-    clause, topic = _table(document, "clause", names), _table(document, "topic", names)
-    return Weights(tuple(names), _number(document, "bias"), _number(document, "rule"), clause, topic)
+    clause, topic, bare = (_table(document, key, names) for key in ("clause", "topic", "bare"))
+    return Weights(tuple(names), _number(document, "bias"), _number(document, "rule"), clause, topic, bare, innocent)
 
 
 def _table(document: Mapping[str, object], key: str, names: Sequence[str]) -> tuple[float, ...]:

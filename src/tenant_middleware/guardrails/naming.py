@@ -19,10 +19,18 @@ _POSSESSING = re.compile(
     r"|från|af|hos|de|del|de la|du|chez|da|do|di|della|al|lui|firmy|firmie|cég|компании|фирмы|компанії|фирма|της|του|η"
     r"|شركة|شرکت|של|công ty|của|milik|perusahaan|บริษัท)) [\"'“«]?$"
 )
+_EXCEPT = re.compile(
+    r"(?:!=|<>|\$nin?[\"': \[]{1,4}|\b(?:not|except|besides|but|other than|apart from|excluding|isn't|aren't|instead of|rather than|beyond"
+    r"|outside|outside of|außer|sauf|excepto|salvo|tranne|behalve|oprócz|кроме))[ \"'`(]{0,3}$"
+)
 _AFTER = re.compile(r"(?:[ _-]?(?:id|ID|name|called|named))?[ :=#\"'“«]{1,4}([A-Z][A-Za-z0-9&-]{1,40})")
 _BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['’]s?)?[\"'”»]? $")
 _VALUE = re.compile(
     r"(?:[_ -]?id|[_ -]?name|[_ -]?slot)?[\"']? ?(?:=|:|:=|->|=>|==)=? ?[\"']?([A-Za-z0-9][A-Za-z0-9_-]{2,40})(?![.(\[\w])|(?: id)? [\"'“]?([a-z]+[-_]?\d[\w-]*)"
+)
+# "switch tenant to globex", "the workspace globex-eu": a word that no list knows, where a name would stand.
+_LOWER = re.compile(
+    r"(?:[_ -](?:id|name|context|scope))?(?: (?:to|is|as|named|called|into|be|for|id|=))? ([a-z][a-z0-9_.-]{2,40})(?![\w.(\[])"
 )
 _PROPER = re.compile(
     r"(?<=[a-z,:;(] )(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)"
@@ -132,6 +140,11 @@ def owning(folded: str, mention: Mention) -> bool:
     )
 
 
+def excluded(folded: str, mention: Mention) -> bool:
+    """True when the text wants everybody but this one: "tenant_id != acme", "all customers except Acme"."""
+    return _EXCEPT.search(folded, max(0, mention.start - 16), mention.start) is not None
+
+
 def unregistered(
     book: Rulebook, cased: str, hits: Sequence[Hit], known: list[tuple[int, int]], caller_known: bool, alone: bool
 ) -> list[Hit]:
@@ -148,6 +161,9 @@ def unregistered(
         matches = [_BEFORE.search(cased, max(0, start - 40), start), _AFTER.match(cased, end)]
         if caller_known:
             matches.append(_VALUE.match(cased, end))
+            unknown = _LOWER.match(cased, end) if mask & tenant else None
+            if unknown is not None and unknown.group(1).strip("._-") not in book.words:
+                matches.append(unknown)
         found += [(*place, bit) for m in matches if m is not None and (place := _place(cased, m, known))]
     if alone:
         proper, owner = book.bit("proper"), book.bit("proper") | book.bit("proper_owner")
@@ -165,6 +181,7 @@ def _place(
     for group in groups:
         if group <= (match.re.groups) and match.group(group):
             start, end = match.span(group)
-            if cased[start:end].lower() not in _not_names() and not inside(known, start):
+            part_of_known = inside(known, start) or any(stop <= start <= stop + 1 for _, stop in known)
+            if cased[start:end].lower() not in _not_names() and not part_of_known:
                 return start, end
     return None

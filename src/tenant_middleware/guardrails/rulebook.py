@@ -26,7 +26,10 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Categories that together raise a clause's score; `any_of` groups are masks of which one bit each must be there."""
+    """Categories that together raise a clause's score; `any_of` groups are masks of which one bit each must be there.
+
+    What a `sure` rule scores, less its mitigations, is the least that the clause scores: weights can't talk it away.
+    """
 
     id: str
     family: str
@@ -34,7 +37,7 @@ class Rule:
     any_of: tuple[int, ...]
     none_of: int = 0
     sources: frozenset[str] = frozenset()
-    firm: bool = False
+    sure: bool = False
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
 
@@ -133,7 +136,7 @@ _KEYS = {
     "mitigations",
     "weights",
 }
-_RULE_KEYS = {"id", "family", "score", "all", "not", "sources", "firm", "positive", "negative"}
+_RULE_KEYS = {"id", "family", "score", "all", "not", "sources", "sure", "positive", "negative"}
 
 
 class _Draft:
@@ -173,6 +176,7 @@ class _Draft:
         words = (
             frozenset(part for term in merged if term.text.isascii() for part in term.text.split()) | _common_words()
         )
+        innocent = [name for name in self.groups.get("innocent", ()) if name in bits]
         return Rulebook(
             version=self.version,
             bits=bits,
@@ -190,7 +194,7 @@ class _Draft:
             topics=self._topics(bits),
             words=words,
             longest_word=max(map(len, words), default=1),
-            weights=weights_of(self.weights, list(bits)),
+            weights=weights_of(self.weights, list(bits), self._topics(bits) | self._mask(bits, innocent, "innocent")),
         )
 
     def _topics(self, bits: Mapping[str, int]) -> int:
@@ -237,7 +241,7 @@ class _Draft:
                 any_of=tuple(self._mask(bits, group, r["id"]) for group in r["all"]),
                 none_of=self._mask(bits, r.get("not", ()), r["id"]),
                 sources=frozenset(r.get("sources", ())),
-                firm=bool(r.get("firm", False)),
+                sure=bool(r.get("sure", False)),
                 positive=tuple(r.get("positive", ())),
                 negative=tuple(r.get("negative", ())),
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tenant_middleware.guardrails.clauses import clauses, inside, quotations
-from tenant_middleware.guardrails.naming import Hit, owning, unregistered
+from tenant_middleware.guardrails.naming import Hit, excluded, owning, unregistered
 from tenant_middleware.guardrails.registry import Mention, Registry
 from tenant_middleware.guardrails.rulebook import Join, Mitigation, Rule, Rulebook
 
@@ -31,6 +31,7 @@ class Reading:
     topics: int
     rules: tuple[str, ...]
     rule_score: float
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def score_text(
     if not found:
         return seen, None
     weights = book.weights
-    scored = [(weights.probability(r.mask, r.topics, r.rule_score), r) for r in found]
+    scored = [(max(weights.probability(r.mask, r.topics, r.rule_score), r.floor), r) for r in found]
     score, best = max(scored, key=lambda pair: pair[0])
     return seen, Finding(best.start, best.end, score, best.rules or (weights.because(best.mask),))
 
@@ -122,12 +123,15 @@ def find_hits(
     if mentions:
         own, foreign, genitive = book.bit("own"), book.bit("foreign"), book.bit("genitive")
         for m in mentions:
-            kind = own if m.own else foreign | genitive if owning(folded, m) else foreign
+            if m.own:
+                kind = book.bit("not_ours") if excluded(folded, m) else own
+            else:
+                kind = foreign | genitive if owning(folded, m) else foreign
             hits.append((m.start, m.end, kind))
     if len(cased) == len(folded):
         spans = [(m.start, m.end) for m in mentions]
         hits += unregistered(book, cased, hits, spans, caller_known, alone)
-    ours = [(m.start, m.end) for m in mentions if m.own]
+    ours = [(m.start, m.end) for m in mentions if m.own and not excluded(folded, m)]
     if ours:
         ident = book.bit("ident")
         hits = [h for h in hits if not (h[2] & ident and any(h[0] < end and start < h[1] for start, end in ours))]
@@ -203,11 +207,12 @@ class _Reader:
         for join in self._book.joins:
             if mask & join.left and mask & join.right and _joined(join, hits):
                 mask |= join.gives
-        rules = self._fulfilled(mask)
-        score = self._score(rules, mask) if rules else 0.0
-        topics = self._everywhere & self._book.topics
-        names = tuple(r.id for r in rules)
-        return Reading(hits[0][0], max(h[1] for h in hits), mask | self._situation | situation, topics, names, score)
+        scores = [(rule, rule.score * self._mitigated(rule, mask)) for rule in self._fulfilled(mask)]
+        best = max((score for _, score in scores), default=0.0)
+        floor = max((score for rule, score in scores if rule.sure), default=0.0) if not situation else 0.0
+        topics, names = self._everywhere & self._book.topics, tuple(rule.id for rule, _ in scores)
+        end = max(h[1] for h in hits)
+        return Reading(hits[0][0], end, mask | self._situation | situation, topics, names, best, floor)
 
     def _fulfilled(self, mask: int) -> tuple[Rule, ...]:
         memo, key = self._book.memo, (mask, self._source)
@@ -218,10 +223,6 @@ class _Reader:
                 memo.clear()
             memo[key] = known
         return known
-
-    def _score(self, rules: tuple[Rule, ...], mask: int) -> float:
-        """The strongest rule, less what speaks for an innocent reading."""
-        return max(rule.score if rule.firm else rule.score * self._mitigated(rule, mask) for rule in rules)
 
     def _mitigated(self, rule: Rule, mask: int) -> float:
         factor = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tenant_middleware.langchain.agent import RunCaps, TenantAgentMiddleware
+from tenant_middleware.langchain.answers import Fence, GuardOutput
 from tenant_middleware.langchain.cache import TenantCache
 from tenant_middleware.langchain.documents import stamp, verify_tenant
 from tenant_middleware.langchain.embeddings import TenantEmbeddings
@@ -19,7 +20,9 @@ from tenant_middleware.langchain.tools import TenantTool, tenant_tool
 from tenant_middleware.langchain.vectors import TenantVectorStore
 
 __all__ = [
+    "Fence",
     "GuardInput",
+    "GuardOutput",
     "Ingested",
     "LlmCacheSealer",
     "NodeCacheSealer",

@@ -20,18 +20,13 @@ from tenant_middleware import telemetry
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.guardrails import InputGuard, Segment, Source
+from tenant_middleware.langchain.pinned import PinnedRunnable
 from tenant_middleware.langchain.refusals import passing
 
 _SOURCES: dict[str, Source] = {"human": "user", "user": "user", "system": "system", "tool": "tool", "function": "tool"}
 
 
-class GuardInput(Runnable[Any, Any]):
-    """Checks what goes in for the tenant in context; raises GuardrailBlocked, or hands the input on as it is.
-
-    Takes a string, messages, a prompt value, documents, or a mapping of them; every piece is judged by where it came
-    from (user, system, tool result, retrieved document, memory).
-    """
-
+class _Checking(Runnable[Any, Any]):
     def __init__(self, guard: InputGuard) -> None:
         self.guard = guard
 
@@ -39,7 +34,6 @@ class GuardInput(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         return self._call_with_config(self._check, input, config, **kwargs)
 
-    @passing
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         return await self._acall_with_config(self._acheck, input, config, **kwargs)
 
@@ -54,6 +48,14 @@ class GuardInput(Runnable[Any, Any]):
         with telemetry.stage("guard", tenant):
             await self.guard.aenforce(list(segments(value)), tenant)
         return value
+
+
+class GuardInput(PinnedRunnable, _Checking):
+    """Checks what goes in for the tenant in context; raises GuardrailBlocked, or hands the input on as it is.
+
+    Takes a string, messages, a prompt value, documents, or a mapping of them; every piece is judged by where it came
+    from (user, system, tool result, retrieved document, memory).
+    """
 
 
 def segments(value: Any, source: Source = "user") -> Iterator[Segment]:
