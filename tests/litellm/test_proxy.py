@@ -419,6 +419,8 @@ def test_metrics_and_health_are_the_operators(served: Proxy, name: str) -> None:
         for path in ("/metrics", "/health"):
             assert code(client.get(path)) == (403, "route_not_served")
             assert code(httpx.get(f"{served.url}{path}", trust_env=False)) == (403, "route_not_served")
+    health = httpx.get(f"{served.url}/health", headers=operator, trust_env=False, timeout=60).json()
+    assert health["healthy_count"] >= 4, health
     assert httpx.get(f"{served.url}/metrics", headers=operator, trust_env=False).status_code in (200, 404)
     assert httpx.get(f"{served.url}/settings", headers=operator, trust_env=False).status_code == 403
 

@@ -65,6 +65,7 @@ class OpenCall:
     count: StreamCount = field(repr=False)
     ended: bool = False
     row: LedgerRow | None = None
+    echoed: object = None
 
     @property
     def tenant(self) -> Tenant:
@@ -241,6 +242,9 @@ class Calls:
     def check_model(self, open_call: OpenCall, response: Any) -> None:
         """Stop an answer that a provider gave with a model of another tenant's, whatever was asked for."""
         echoed = field_of(response, "model")
+        if echoed is open_call.echoed:
+            return
+        open_call.echoed = echoed
         if isinstance(echoed, str) and self.gate.policy.is_foreign(open_call.tenant, echoed):
             raise IsolationBreach(
                 "the provider answered with a model that belongs to another tenant; the answer was stopped. Look for a "

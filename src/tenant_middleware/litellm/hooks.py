@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from tenant_middleware.errors import missing_extra
 
 try:
+    from litellm.constants import LITTELM_INTERNAL_HEALTH_SERVICE_ACCOUNT_NAME
     from litellm.integrations.custom_logger import CustomLogger
 except ImportError as error:
     raise missing_extra("litellm", __name__) from error
 
 from tenant_middleware.admission.call import new_call_id
-from tenant_middleware.context import current_tenant, refuse_other
+from tenant_middleware.context import current_tenant, peek_tenant, refuse_other
 from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.litellm.calls import PIN, Calls, OpenCall, Pin, pinned
 from tenant_middleware.litellm.refusals import in_litellm_form, passing
@@ -42,9 +43,11 @@ class TenantCallback(CustomLogger):
     no hook that can refuse them, except `Router.completion`. In a proxy the same object is `callback`.
     """
 
-    def __init__(self, tenancy: Tenancy) -> None:
+    def __init__(self, tenancy: Tenancy, *, health_checks: bool = False) -> None:
+        """`health_checks` lets LiteLLM's own probes of deployments pass without a tenant: for a proxy alone."""
         super().__init__()
         self.instance_id = new_call_id()
+        self.health_checks = health_checks
         self._calls = Calls(tenancy)
 
     # Before the call.
@@ -69,6 +72,8 @@ class TenantCallback(CustomLogger):
         return healthy_deployments
 
     async def _admitted(self, kwargs: dict[str, Any], call_type: str | None) -> dict[str, Any]:
+        if self.health_checks and peek_tenant() is None and pinned(kwargs) is None and _is_probe(kwargs):
+            return kwargs  # every tenant's call is pinned in async_pre_call_hook, and no tenant may send `tags`
         check_cache()
         logged = kwargs.get("litellm_logging_obj")
         request = {"model": getattr(logged, "model", None), "messages": getattr(logged, "messages", None)} | kwargs
@@ -187,6 +192,12 @@ class TenantCallback(CustomLogger):
     def _mine(self, kwargs: Mapping[str, Any]) -> OpenCall | None:
         open_call = pinned(kwargs)
         return open_call if open_call is not None and open_call.owner == "callback" else None
+
+
+def _is_probe(kwargs: Mapping[str, Any]) -> bool:
+    metadata = kwargs.get("litellm_metadata")
+    tags = metadata.get("tags") if isinstance(metadata, Mapping) else None
+    return LITTELM_INTERNAL_HEALTH_SERVICE_ACCOUNT_NAME in (tags or ())
 
 
 def _asked_model(request: Mapping[str, Any]) -> str:

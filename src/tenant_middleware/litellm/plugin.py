@@ -33,7 +33,7 @@ def _tenancy() -> Tenancy:
 def _callback() -> TenantCallback:
     from tenant_middleware.litellm.hooks import TenantCallback
 
-    return TenantCallback(_tenancy())
+    return TenantCallback(_tenancy(), health_checks=True)
 
 
 @lru_cache(maxsize=1)
