@@ -15,6 +15,7 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
+from tenant_middleware.admission.store import Granted, Limits
 from tenant_middleware.backends.redis import wire
 from tenant_middleware.cli import app
 from tenant_middleware.context import scope
@@ -24,6 +25,7 @@ from tenant_middleware.metering.reconcile import by_day_and_model, compare, read
 from tenant_middleware.metering.usage import Usage
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
+from tenant_middleware.testing.admission import ask
 from tenant_middleware.testing.ledger import entry
 
 TENANTS = (Tenant("acme", "gold"), Tenant("Acme", "gold"))
@@ -218,7 +220,7 @@ def test_the_command_drains_and_both_books_agree(on_redis: dict[str, Any], tmp_p
     tenancy._books._streams[0].drain = lambda _: 0  # type: ignore[method-assign]  # a worker that died undrained
     tenancy.close()
     assert "2 new rows" in run("drain", "--policy", policy)
-    assert "the books agree" in run("reconcile", "--policy", policy)
+    assert "the ledger agrees with the counters" in run("reconcile", "--policy", policy)
 
 
 def test_a_counter_that_differs_is_named(on_redis: dict[str, Any], tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_the_command_names_what_differs_from_an_invoice(on_redis: dict[str, Any]
         (row,) = tenancy.ledger.rows()
     invoice = tmp_path / "invoice.csv"
     invoice.write_text(f"date,model,cost\n{row.day},m,0.00002\n")
-    assert "agree" in run("reconcile", "--policy", policy, "--invoice", str(invoice))
+    assert "with the counters and the invoice" in run("reconcile", "--policy", policy, "--invoice", str(invoice))
     invoice.write_text(f"date,model,cost\n{row.day},m,0.00003\n{row.day},ghost,1\n")
     told = run("reconcile", "--policy", policy, "--invoice", str(invoice), code=1)
     assert f"{row.day} ghost: not in the ledger" in told and f"{row.day} m: differs" in told
@@ -290,3 +292,18 @@ def test_the_command_names_what_differs_from_an_invoice(on_redis: dict[str, Any]
     run("reconcile", "--policy", policy, "--invoice", str(invoice), "--tolerance", "1")
     told = run("reconcile", "--policy", policy, "--invoice", str(invoice), "--alias", "ghost=openai/m", code=1)
     assert "1 differences" in told and "1.000030000" in told
+
+
+def test_what_was_compared_is_said(on_redis: dict[str, Any], tmp_path: Path) -> None:
+    """In memory nothing is; and money of a worker that died is named, though no book differs."""
+    with Tenancy.from_mapping(on_redis) as tenancy:
+        store = tenancy._store_for(TENANTS[0])
+        limits = Limits.of(tenancy.policy.for_tenant(TENANTS[0]))
+        assert isinstance(store.reserve(ask(TENANTS[0], limits, ttl=0.001)), Granted)
+        while tenancy.balance(TENANTS[0]).lost_nano == 0:  # the server's own clock, a millisecond on
+            pass
+    told = json.loads(run("reconcile", "--policy", str(toml(on_redis, tmp_path)), "--json"))
+    assert told == {"compared": ["counters"], "differences": [], "lost_usd": {"acme": "0.000000200"}}
+    on_redis["backends"]["admission"] = "memory://"
+    assert "nothing was compared" in run("reconcile", "--policy", str(toml(on_redis, tmp_path)))
+    run("reconcile", "--policy", str(toml(on_redis, tmp_path)), "--tolerance", "much", code=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from tenant_middleware.admission.store import Limits
 from tenant_middleware.cli.places import Day, PolicyOption, policy_path, seconds
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.metering.pricing import to_nano, to_usd
-from tenant_middleware.metering.reconcile import Difference, by_day_and_model, compare, read_invoice
+from tenant_middleware.metering.reconcile import Against, Difference, by_day_and_model, compare, read_invoice
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 
@@ -33,42 +33,66 @@ def reconcile(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Name every difference between the books, and end with 1 when there is one."""
-    aliases = dict(_pair(one) for one in alias or [])
+    aliases, allowed = dict(_pair(one) for one in alias or []), _allowed(tolerance)
+    compared: list[Against] = []
     with Tenancy.from_file(policy_path(policy)) as tenancy:
         tenancy.drain()
-        found = counters(tenancy)
+        found, lost = counters(tenancy)
+        if not tenancy.settings.backends.admission.startswith("memory:"):
+            compared.append("counters")
         if invoice is not None:
             rows = tenancy.ledger.rows(since=seconds(since), until=seconds(until))
             with invoice.open(encoding="utf-8-sig", newline="") as lines:
                 told = read_invoice(lines, aliases)
-            allowed = to_nano(Decimal(tolerance))
+            compared.append("invoice")
             found += compare(by_day_and_model(rows, aliases), told, "invoice", tolerance_nano=allowed)
     if as_json:
-        typer.echo(json.dumps({"differences": [_as_json(one) for one in found]}, indent=2))
+        held = {name: _money(nano) for name, nano in lost.items()}
+        differences = [_as_json(one) for one in found]
+        typer.echo(json.dumps({"compared": compared, "differences": differences, "lost_usd": held}, indent=2))
     else:
         for one in found:
             typer.echo(
                 f"{one.against}: {one.name}: {one.kind}: {_money(one.ledger_nano)} | {_money(one.other_nano)} USD"
             )
-        typer.echo("the books agree" if not found else f"{len(found)} differences (ledger | other)")
+        for name, nano in lost.items():
+            typer.echo(f"{name}: {_money(nano)} USD of calls whose worker died count in its budget and are in no row")
+        typer.echo(_verdict(found, compared))
     if found:
         raise typer.Exit(1)
 
 
-def counters(tenancy: Tenancy) -> list[Difference]:
-    """Tenants whose budget counts other money than the ledger has for the running period; none for memory://,
-    whose counters are each application's own.
+def counters(tenancy: Tenancy) -> tuple[list[Difference], dict[str, int]]:
+    """Tenants whose budget counts other money than the ledger has for the running period, and what was lost.
+
+    Nothing for memory://, whose counters are each application's own.
     """
     if tenancy.settings.backends.admission.startswith("memory:"):
-        return []
-    ledger, counted = {}, {}
+        return [], {}
+    ledger, counted, lost = {}, {}, {}
     for tenant in _tenants(tenancy):
         limits = Limits.of(tenancy.policy.for_tenant(tenant))
         balance = tenancy.balance(tenant)
         start = span_at(balance.resets_at - 1, limits.period).start
         ledger[tenant.id] = tenancy.ledger.spent_nano(tenant.id, since=start)
         counted[tenant.id] = balance.spent_nano
-    return compare(ledger, counted, "counters")
+        if balance.lost_nano:
+            lost[tenant.id] = balance.lost_nano
+    return compare(ledger, counted, "counters"), lost
+
+
+def _verdict(found: list[Difference], compared: list[Against]) -> str:
+    if not compared:
+        return "nothing was compared: memory:// counters are the application's own; name a provider's CSV: --invoice"
+    with_what = " and ".join(f"the {one}" for one in compared)
+    return f"{len(found)} differences (ledger | other)" if found else f"the ledger agrees with {with_what}"
+
+
+def _allowed(text: str) -> int:
+    try:
+        return abs(to_nano(Decimal(text)))
+    except InvalidOperation:
+        raise InvalidInput("--tolerance: expected an amount in USD such as 0.01") from None
 
 
 def _tenants(tenancy: Tenancy) -> list[Tenant]:
