@@ -328,6 +328,18 @@ def test_without_the_pin_the_same_schedules_turn_red(mutant: type[Schedules]) ->
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a red machine leaves behind
-        with pytest.raises(AssertionError, match=r"Tenant\(id="):
-            run_state_machine_as_test(mutant, settings=looking)
+        assert any(_turns_red(mutant, looking) for _ in range(5))
         gc.collect()
+
+
+def _turns_red(mutant: type[Schedules], looking: settings) -> bool:
+    """Whether a schedule ran for the wrong tenant.
+
+    Without the pin, threads and cancelled tasks don't go wrong the same way twice, which Hypothesis may find flaky.
+    """
+    try:
+        run_state_machine_as_test(mutant, settings=looking)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  whatever a red machine ends with
+        found = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
+        return any(isinstance(one, AssertionError) and "Tenant(id=" in str(one) for one in found)
+    return False
