@@ -1,4 +1,7 @@
-"""`python -m tests.hazards`: the table; exit code 1 when something leaks with us, or in CI when a control can't run."""
+"""`python -m tests.hazards`: the table, and its page in docs; 1 when something leaks with us or a row is missing.
+
+In CI also when a control can't run. `--no-page` leaves the documentation as it is.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,40 @@ import sys
 os.environ.update(LANGSMITH_TRACING="false", LITELLM_LOCAL_MODEL_COST_MAP="True")
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from tests.hazards.page import PAGE, Result, complete, text
 from tests.hazards.scoreboard import Hazard, NotRun, rows
 
 CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+_LEAKS = "leaks"
 
 
 def main() -> int:
-    table, failures = Table("#", "hazard", "bare framework", "with us", title="Hazards"), 0
+    console, table = Console(width=120), Table("#", "hazard", "bare framework", "with us", title="Hazards")
+    results, failures = list[Result](), 0
     for row in rows():
-        ours, (said, ran) = row.ours(), _control(row)
-        failures += ours or (CI and not ran)
-        table.add_row(row.id, row.title, said, "[red]LEAKS[/]" if ours else "holds")
-    Console(width=120).print(table)
-    return 1 if failures else 0
+        leaks, (said, ran) = row.ours(), _control(row)
+        failures += leaks or (CI and not ran)
+        results.append(Result(row.id, row.title, said, leaks))
+        shown = said if said == _LEAKS else f"[yellow]{escape(said)}[/]"
+        table.add_row(row.id, escape(row.title), shown, "[red]LEAKS[/]" if leaks else "holds")
+    console.print(table)
+    missing = complete(result.id for result in results)
+    if missing:
+        console.print(f"[red]missing, doubled or unknown: {', '.join(missing)}[/]")
+    if "--no-page" not in sys.argv:
+        PAGE.write_text(text(results), encoding="utf-8")
+    return 1 if failures or missing else 0
 
 
 def _control(row: Hazard) -> tuple[str, bool]:
     """What the bare framework did, and whether it could be run here."""
     try:
-        return ("leaks" if row.bare() else "[yellow]no longer leaks: look at this row again[/]"), True
+        return (_LEAKS if row.bare() else "no longer leaks: look at this row again"), True
     except NotRun as reason:
-        return f"[yellow]not run: {reason}[/]", False
+        return f"not run: {reason}", False
 
 
 if __name__ == "__main__":

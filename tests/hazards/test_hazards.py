@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.hazards.page import PAGE, complete
+from tests.hazards.page import ROWS as ROW_IDS
 from tests.hazards.scoreboard import Hazard, NotRun, rows
 
 ROWS = rows()
@@ -30,3 +32,12 @@ def test_the_control_leaks(row: Hazard, missing_service: Callable[[str], NoRetur
         missing_service(str(reason))
     if not leaks:
         warnings.warn(f"{row.id}: the bare framework no longer leaks", UserWarning, stacklevel=1)
+
+
+def test_every_row_is_there_once_and_on_the_page() -> None:
+    assert complete(row.id for row in ROWS) == []
+    assert complete([*ROW_IDS[1:], ROW_IDS[1], "H99"]) == [ROW_IDS[0], ROW_IDS[1], "H99"]
+    page = PAGE.read_text("utf-8")
+    for row in ROWS:
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {row.id} |")]
+        assert line.startswith(f"| {row.id} | {row.title} |") and line.endswith("| holds |")
