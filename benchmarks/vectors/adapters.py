@@ -6,7 +6,6 @@ here over the least store that reads this index: redis-py's query, and the frame
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from typing import Any
@@ -99,8 +98,8 @@ class RawStore(VectorStore):
         self.raw, self.embedding = raw, embedding
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        found = [json.loads(hit.doc) for hit in self.raw(self.embedding.embed_query(query))]
-        return [Document(page_content=text, metadata=data, id=name) for name, text, data in found]
+        found = self.raw(self.embedding.embed_query(query))
+        return [Document(page_content=text, metadata=data, id=name) for name, text, data, _ in found]
 
     @classmethod
     def from_texts(cls, *args: Any, **kwargs: Any) -> Any:
@@ -135,11 +134,10 @@ class RawNodeStore(BasePydanticVectorStore):
         raise NotImplementedError
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        hits = self.raw(query.query_embedding)
-        found = [json.loads(hit.doc) for hit in hits]
-        nodes = [metadata_dict_to_node(data, text) for _, text, data in found]
-        scores = [1.0 - float(hit.near) for hit in hits]
-        return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=[name for name, _, _ in found])
+        found = self.raw(query.query_embedding)
+        nodes = [metadata_dict_to_node(data, text) for _, text, data, _ in found]
+        scores, ids = [score for *_, score in found], [name for name, *_ in found]
+        return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=ids)
 
 
 @AREA.entry("vectors.llamaindex_vs_framework", unit="x", better="lower", target=1.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from array import array
 from functools import cache
@@ -47,7 +48,7 @@ def filled() -> RedisVectors:
 
 
 class RawSearch:
-    """The same query by redis-py's own search client: same index, same condition, same fields back."""
+    """The same query by redis-py's own search client: same index and condition, the same text and metadata back."""
 
     def __init__(self, index: str = "bench:all") -> None:
         self.client = Redis.from_url(redis_url())
@@ -63,5 +64,8 @@ class RawSearch:
             .dialect(2)
         )
 
-    def __call__(self, vector: list[float]) -> Any:
-        return self.search.search(self.query, {"v": array("f", vector).tobytes()}).docs
+    def hits(self, vector: list[float]) -> list[Any]:
+        return list(self.search.search(self.query, {"v": array("f", vector).tobytes()}).docs)
+
+    def __call__(self, vector: list[float]) -> list[tuple[str, str, dict[str, Any], float]]:
+        return [(*json.loads(hit.doc), 1.0 - float(hit.near)) for hit in self.hits(vector)]

@@ -33,11 +33,14 @@ def local_redis(*, modules: bool = True, maxmemory_policy: str = "noeviction") -
 
 
 @contextmanager
-def local_redis_cluster(*, masters: int = 3) -> Iterator[str]:
-    """The redis:// URL of one node of a Redis Cluster of three masters, without modules; ask it for the others."""
+def local_redis_cluster(*, masters: int = 3, modules: bool = False) -> Iterator[str]:
+    """The redis:// URL of one node of a Redis Cluster of three masters; ask it for the others.
+
+    With `modules` each master searches its own keys alone: the packaged search module has no coordinator.
+    """
     with ExitStack() as running:
         options = ("--cluster-enabled", "yes", "--maxmemory-policy", "noeviction")
-        ports = [running.enter_context(_redis(modules=False, options=options)) for _ in range(masters)]
+        ports = [running.enter_context(_redis(modules=modules, options=options)) for _ in range(masters)]
         _join(ports)
         yield f"redis://{HOST}:{ports[0]}"
 

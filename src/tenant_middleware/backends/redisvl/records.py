@@ -12,6 +12,7 @@ import json
 from array import array
 from base64 import b32encode
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tenant_middleware.errors import InvalidInput
@@ -44,9 +45,15 @@ def fields(row: Row, numeric: Sequence[str]) -> dict[str, Any]:
     return {**made, TENANT: row.stamp}
 
 
+@lru_cache(maxsize=4096)
+def _field(name: str) -> str:
+    """A field's name as it stands in terms; an application has few, and every record has them."""
+    return encode(name)
+
+
 def number_field(name: str) -> str:
     """The name under which a declared field is indexed by size."""
-    return f"n0{encode(name)}"
+    return f"n0{_field(name)}"
 
 
 def _number(value: object) -> bool:
@@ -63,16 +70,16 @@ def _terms(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 def has(name: str) -> str:
     """The term of every record that has a field."""
-    return _short(f"{encode(name)}1")
+    return _short(f"{_field(name)}1")
 
 
 def term(name: str, value: Any) -> str:
     """The term of every record whose field is, or contains, a value."""
     if isinstance(value, bool):
-        return _short(f"{encode(name)}9{'t' if value else 'f'}")
+        return _short(f"{_field(name)}9{'t' if value else 'f'}")
     if isinstance(value, str):
-        return _short(f"{encode(name)}0{encode(value)}")
-    return _short(f"{encode(name)}8{encode(repr(float(value) + 0.0))}")
+        return _short(f"{_field(name)}0{encode(value)}")
+    return _short(f"{_field(name)}8{encode(repr(float(value) + 0.0))}")
 
 
 def _short(text: str) -> str:

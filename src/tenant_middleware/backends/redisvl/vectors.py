@@ -99,6 +99,8 @@ class _Runner:
     async def arun(self, flow: Flow[R]) -> R:
         client = self._clients.here()
         try:
+            if self._clients.in_cluster:
+                await client.initialize()  # at most once: who has which slot is known before a node is picked
             op = next(flow)
             while True:
                 result, failed = None, None
