@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenant_middleware.assurance.audit import AuditReport, Finding, audit
+    from tenant_middleware.assurance.audit import AuditReport, Finding
     from tenant_middleware.assurance.hosted import audit_chain
     from tenant_middleware.assurance.schedule import audit_every
 
-__all__ = ["AuditReport", "Finding", "audit", "audit_chain", "audit_every"]
+__all__ = ["AuditReport", "Finding", "audit_chain", "audit_every"]
 
 _LATER = {"audit_chain": "hosted", "audit_every": "schedule"}
 
