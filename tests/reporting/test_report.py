@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tenant_middleware import Tenancy, Tenant, Usage, scope
+from tenant_middleware.assurance.audit import audit
+from tenant_middleware.assurance.reports import dumps
 from tenant_middleware.cli import app
 from tenant_middleware.policy import Policy
 from tenant_middleware.reporting.heatmap import MEASURES, heat_map, shade, stretch, to_png, to_table
@@ -107,3 +109,20 @@ def test_the_commands_read_what_an_application_left(tmp_path: Path) -> None:
     assert run.invoke(app, ["report", "--ledger", ledger, "-o", str(page), "--tenant", "acme"]).exit_code == 0
     assert "acme" in page.read_text() and "globex" not in page.read_text()
     assert json.loads(run.invoke(app, ["report", "--ledger", ledger, "--json"]).stdout)["total"]["calls"] == 6
+
+
+def test_the_report_shows_what_an_audit_printed(tmp_path: Path) -> None:
+    values = {"policy": {"unlisted_tenants": True}, "tiers": {"pro": TIER}}
+    ledger = f"sqlite:///{tmp_path}/usage.db"
+    with Tenancy.from_mapping(values | {"backends": {"ledger": ledger}}) as tenancy:
+        healthy = audit(tenancy, seed=1, only=["documents.search"], pause=0)
+    (tmp_path / "audit.json").write_text(dumps(healthy))
+    page, run = tmp_path / "report.html", CliRunner()
+    words = ["report", "--ledger", ledger, "-o", str(page), "--audit"]
+    assert run.invoke(app, [*words, str(tmp_path / "audit.json")]).exit_code == 0
+    assert "probes held, 0 leaked" in page.read_text()
+    (tmp_path / "audit.json").write_text(dumps(healthy).replace('"held"', '"LEAK"'))
+    run.invoke(app, [*words, str(tmp_path / "audit.json")])
+    assert "0 probes held" in page.read_text() and "documents.search" in page.read_text()
+    (tmp_path / "audit.json").write_text("{}")
+    assert run.invoke(app, [*words, str(tmp_path / "audit.json")]).exit_code == 2

@@ -46,6 +46,7 @@ with Tenancy.from_mapping({
         pass
     telemetry.incident(tenant, "retrieval")
     telemetry.store_down("admission")
+    telemetry.audited(0, 0, 1.7e9)
     print(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
 provider.shutdown()
 """

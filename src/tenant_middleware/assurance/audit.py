@@ -20,6 +20,7 @@ from tenant_middleware.assurance.sightings import sighting
 from tenant_middleware.context import peek_tenant
 from tenant_middleware.errors import ConfigurationError, StoreUnavailable, TenancyError, TenantMismatch
 from tenant_middleware.isolation import probes as isolation_probes
+from tenant_middleware.tables import html_table
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 
@@ -45,6 +46,10 @@ class AuditReport:
     seed: int
     began: float
     findings: tuple[Finding, ...]
+
+    def _repr_html_(self) -> str:
+        rows = [(one.probe, one.tries, one.outcome, one.detail) for one in self.findings]
+        return html_table(("probe", "tries", "outcome", "detail"), rows, caption=f"seed {self.seed}")
 
     @property
     def leaks(self) -> list[Finding]:

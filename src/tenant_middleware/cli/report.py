@@ -66,13 +66,13 @@ def _policy(given: Path | None) -> Policy | None:
 def _audit(path: Path) -> dict[str, Any]:
     """An audit's outcome in a sentence; raises InvalidInput for a file that is something else."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        probes = told["probes"]
-        leaks = [one["id"] for one in probes if one["outcome"] == "leak"]
-        broken = [one["id"] for one in probes if one["outcome"] not in ("leak", "holds")]
+        findings = json.loads(path.read_text(encoding="utf-8"))["findings"]
+        leaks = [one["probe"] for one in findings if one["outcome"] == "LEAK"]
+        broken = [one["probe"] for one in findings if one["outcome"] == "CONTROL FAILED"]
+        held = sum(one["outcome"] == "held" for one in findings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{path}: expected what `tenant-middleware audit --json` prints") from error
-    summary = f"{len(probes)} probes, {len(leaks)} leaks, {len(broken)} without a verdict"
+    summary = f"{held} probes held, {len(leaks)} leaked, {len(broken)} had a control that failed"
     if leaks or broken:
         summary += f": {', '.join([*leaks, *broken])}"
-    return {"passed": not leaks and not broken, "summary": summary}
+    return {"passed": bool(held) and not leaks and not broken, "summary": summary}
