@@ -232,7 +232,8 @@ class Tenancy:
     def vectors(self) -> Vectors:
         """Documents by tenant; a write makes older cached answers miss."""
         opened = cast("Vectors", self._opener.concern("vectors", self._opener.vectors))
-        return cast("Vectors", VersionedVectors(opened, Watched(self.cache.versions, self.policy.refuse_barred)))
+        versions = Watched(self.cache.versions, self.policy.refuse_barred)
+        return cast("Vectors", VersionedVectors(opened, versions, self._opener.shared_vectors))
 
     @cached_property
     def history(self) -> HistoryStore:

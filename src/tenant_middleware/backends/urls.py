@@ -193,6 +193,11 @@ class Opener:
                 )
         return store
 
+    def shared_vectors(self) -> list[tuple[Any, Isolation]]:
+        """Open vector stores with the kinds of isolation in use; a silo shares nothing and costs an index."""
+        used = sorted({tier.isolation for tier in self._policy.tiers.values()} - {"silo"})
+        return [(store, kind) for store in self.opened("vectors") for kind in used if kind in store.kinds]
+
     def _vector_store(self, url: str) -> Any:
         scheme = _scheme(url)
         if scheme == "memory":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from tenant_middleware.isolation.cache import KnowledgeVersions
 from tenant_middleware.isolation.place import check_tenant
 from tenant_middleware.isolation.vectors import Record, Vectors, Where
+from tenant_middleware.policy import Isolation
 from tenant_middleware.tenant import Tenant
 
 
@@ -19,9 +20,29 @@ class VersionedVectors:
     what was answered meanwhile may come from documents that are gone. Everything else is the inner store's.
     """
 
-    def __init__(self, inner: Vectors, versions: KnowledgeVersions) -> None:
+    def __init__(
+        self,
+        inner: Vectors,
+        versions: KnowledgeVersions,
+        shared: Callable[[], Sequence[tuple[Any, Isolation]]] | None = None,
+    ) -> None:
+        """`shared` gives the stores behind `inner`, each with a kind of isolation in use, for `verify_isolation`."""
         self.inner = inner
         self._versions = versions
+        self._shared = shared or (list)
+
+    def verify_isolation(self, *, dimension: int | None = None) -> None:
+        """Plant two probes in each store, in each way tenants share it; for start-up.
+
+        `dimension` is needed where a store doesn't know its own. Raises IsolationBreach when one can't keep them apart.
+        """
+        for store, kind in self._shared():
+            store.verify_isolation(kind, dimension=dimension)
+
+    async def averify_isolation(self, *, dimension: int | None = None) -> None:
+        """`verify_isolation`, by awaiting."""
+        for store, kind in self._shared():
+            await store.averify_isolation(kind, dimension=dimension)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
