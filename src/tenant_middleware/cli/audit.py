@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from tenant_middleware.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tenant_middleware.assurance.audit import AuditReport
+    from tenant_middleware.assurance.probes import Probe
 
 TOKENS = ("TENANT_AUDIT_TOKEN_A", "TENANT_AUDIT_TOKEN_B")
 
@@ -59,7 +61,18 @@ def _backends(policy: Path, only: list[str], tier: str | None, dimension: int | 
     from tenant_middleware.tenancy import Tenancy
 
     with Tenancy.from_file(policy) as tenancy, _terminated_as_interrupted():
-        return run(tenancy, only=only, tier=tier, dimension=dimension, seed=seed)
+        return run(tenancy, only=only, tier=tier, dimension=dimension, seed=seed, probes=_catalogue())
+
+
+def _catalogue() -> tuple[Probe, ...]:
+    """The catalogue, and the probes of the adapters that are installed here."""
+    from tenant_middleware.assurance.probes import CATALOGUE
+
+    if find_spec("langgraph") is None:
+        return CATALOGUE
+    from tenant_middleware.langchain.probes import PROBES
+
+    return (*CATALOGUE, *PROBES)
 
 
 def _endpoint(url: str, ingest_url: str | None) -> AuditReport:
