@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -45,19 +46,25 @@ def _content_tokens(content: str | list[Any]) -> int:
     return total
 
 
+@cache
+def _caps_of(kind: type[BaseChatModel]) -> tuple[str, tuple[str, ...]]:
+    """What a class of models calls its output cap, and the caps it has as fields."""
+    fields = kind.model_fields
+    aliases = {field.alias for field in fields.values()}
+    named = next((name for name in CAP_NAMES if name in fields or name in aliases), CAP_NAMES[0])
+    return named, tuple(name for name in CAP_NAMES if hasattr(kind, name) or name in fields)
+
+
 def cap_name(model: BaseChatModel) -> str:
     """The name under which this model takes its output cap."""
-    fields = type(model).model_fields
-    for name in CAP_NAMES:
-        if name in fields or any(field.alias == name for field in fields.values()):
-            return name
-    return CAP_NAMES[0]
+    return _caps_of(type(model))[0]
 
 
 def split_cap(model: BaseChatModel, options: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
     """The caller's smallest wish for the output cap, and the options without any cap."""
     wishes = [options[name] for name in CAP_NAMES if isinstance(options.get(name), int)]
-    wishes += [value for name in CAP_NAMES if isinstance(value := getattr(model, name, None), int) and value > 0]
+    own = (getattr(model, name, None) for name in _caps_of(type(model))[1])
+    wishes += [value for value in own if isinstance(value, int) and value > 0]
     return (min(wishes) if wishes else None), {name: value for name, value in options.items() if name not in CAP_NAMES}
 
 

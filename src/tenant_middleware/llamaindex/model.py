@@ -16,7 +16,7 @@ from tenant_middleware.isolation.provider_state import SaltField
 from tenant_middleware.llamaindex import provider
 from tenant_middleware.llamaindex import usage as counting
 from tenant_middleware.llamaindex.guard import aguard_input, guard_input, new_messages
-from tenant_middleware.llamaindex.pinned import Unpickled, asteps, called_now, steps
+from tenant_middleware.llamaindex.pinned import Unpickled, asteps, called_now, steps, unspanned
 
 try:
     from llama_index.core.base.llms.types import (
@@ -58,11 +58,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
 
     model_name: str
 
-    _inner: LLM = PrivateAttr()
-    _gate: ModelGate = PrivateAttr()
-    _salt: SaltField | None = PrivateAttr()
-    _cap_name: str = PrivateAttr()
-    _guard: InputGuard | None = PrivateAttr()
+    _wired: _Wired = PrivateAttr()
 
     CALLER_OWNED: ClassVar[frozenset[str]] = frozenset({"model", "model_name", "n"})
 
@@ -83,12 +79,14 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
         provider.refuse_shared_state(llm)
         # Prompts are made by the methods of the base class, on the wrapper.
         super().__init__(model_name=model_name, **{name: getattr(llm, name) for name in _PROMPTING})
-        self._inner = llm
-        self._gate = gate
-        self._guard = guard
-        self._salt = prefix_salt or provider.salt_of(llm)
-        named = (name for name in counting.CAP_NAMES if name in type(llm).model_fields)
-        self._cap_name = cap_name or next(named, counting.CAP_NAMES[0])
+        named = [name for name in counting.CAP_NAMES if name in type(llm).model_fields]
+        self._wired = _Wired(
+            llm, gate, guard, prefix_salt or provider.salt_of(llm), cap_name or [*named, *counting.CAP_NAMES][0], named
+        )
+
+    @property
+    def _inner(self) -> LLM:
+        return self._wired.inner
 
     @classmethod
     def class_name(cls) -> str:
@@ -101,31 +99,39 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
     # Every way to ask. Those that give coroutines and streams are no coroutine functions or generators themselves:
     # their bodies would start at the first await or step, which may be anybody's.
 
+    @unspanned
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return cast(ChatResponse, self._ask(self._inner.chat, self._request(messages, kwargs)))
 
+    @unspanned
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         request = self._request(prompt, kwargs, formatted=formatted)
         return cast(CompletionResponse, self._ask(self._inner.complete, request))
 
+    @unspanned
     def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Coroutine[Any, Any, ChatResponse]:
         return called_now(self._aask, self._inner.achat, self._request(messages, kwargs))
 
+    @unspanned
     def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Coroutine[Any, Any, CompletionResponse]:
         return called_now(self._aask, self._inner.acomplete, self._request(prompt, kwargs, formatted=formatted))
 
+    @unspanned
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         request = self._request(messages, kwargs, stream=True)
         return steps(pin(self._stream(self._inner.stream_chat, request)))
 
+    @unspanned
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         request = self._request(prompt, kwargs, formatted=formatted, stream=True)
         return steps(pin(self._stream(self._inner.stream_complete, request)))
 
+    @unspanned
     def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Coroutine[Any, Any, ChatResponseAsyncGen]:
         request = self._request(messages, kwargs, stream=True)
         return _opened(asteps(pin(self._astream(self._inner.astream_chat, request))))
 
+    @unspanned
     def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> Coroutine[Any, Any, CompletionResponseAsyncGen]:
@@ -168,92 +174,108 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
                 f"{', '.join(foreign)}: can't be given per call; the wrapper's model_name is what is entitled and "
                 "priced. Make one TenantLLM for each model"
             )
+        wired = self._wired
         wishes = [options[name] for name in counting.CAP_NAMES if isinstance(options.get(name), int)]
-        wishes += [v for name in counting.CAP_NAMES if isinstance(v := getattr(self._inner, name, None), int) and v > 0]
-        call = self._gate.new_call(
+        own = (getattr(wired.inner, name) for name in wired.cap_fields)
+        wishes += [value for value in own if isinstance(value, int) and value > 0]
+        call = wired.gate.new_call(
             self.model_name,
             prompt_tokens=counting.prompt_tokens(asked, options),
             max_tokens=min(wishes, default=None),
             stream=stream,
         )
         rest = {name: value for name, value in options.items() if name not in counting.CAP_NAMES}
-        return _Request(asked, call, rest, more)
-
-    def _prepared(self, request: _Request) -> dict[str, Any]:
-        """The options to send, once guard and provider state have passed the request."""
-        if self._guard is not None:
-            guard_input(self._guard, request.new)
-        return provider.outgoing(self._gate, request.call.tenant, request.options, self._salt)
-
-    async def _aprepared(self, request: _Request) -> dict[str, Any]:
-        if self._guard is not None:
-            await aguard_input(self._guard, request.new)
-        return await provider.aoutgoing(self._gate, request.call.tenant, request.options, self._salt)
+        return _Request(wired, asked, call, rest, more)
 
     def _ask(self, send: Callable[..., Any], request: _Request) -> Any:
-        tenant, options = request.call.tenant, self._prepared(request)
-        with self._gate.call(request.call) as hold:
-            answer = send(request.asked, **request.more, **self._capped(options, hold))
+        options, gate = request.prepared(), request.wired.gate
+        with gate.call(request.call) as hold:
+            answer = send(request.asked, **request.more, **request.capped(options, hold))
             _report(hold, answer)
-            provider.incoming(self._gate, tenant, answer)
+            provider.incoming(gate, request.call.tenant, answer)
             return answer
 
     async def _aask(self, send: Callable[..., Any], request: _Request) -> Any:
-        tenant, options = request.call.tenant, await self._aprepared(request)
-        async with self._gate.acall(request.call) as hold:
-            answer = await send(request.asked, **request.more, **self._capped(options, hold))
+        options, gate = await request.aprepared(), request.wired.gate
+        async with gate.acall(request.call) as hold:
+            answer = await send(request.asked, **request.more, **request.capped(options, hold))
             _report(hold, answer)
-            await provider.aincoming(self._gate, tenant, answer)
+            await provider.aincoming(gate, request.call.tenant, answer)
             return answer
 
     def _stream(self, send: Callable[..., Any], request: _Request) -> Iterator[Any]:
-        tenant, options = request.call.tenant, self._prepared(request)
+        options, gate = request.prepared(), request.wired.gate
         counted = counting.StreamCount(request.call.prompt_tokens)
-        with self._gate.call(request.call) as hold:
+        with gate.call(request.call) as hold:
             with (
                 _reporting(hold, counted),
-                closing(send(request.asked, **request.more, **self._capped(options, hold))) as answers,
+                closing(send(request.asked, **request.more, **request.capped(options, hold))) as answers,
             ):
                 for answer in answers:
                     counted.add(answer)
-                    provider.incoming(self._gate, tenant, answer)
-                    if self._gate.heartbeat_due(hold):
+                    provider.incoming(gate, request.call.tenant, answer)
+                    if gate.heartbeat_due(hold):
                         hold.report(counted.usage())
-                        self._gate.extend(hold)
+                        gate.extend(hold)
                     yield answer
 
     async def _astream(self, send: Callable[..., Any], request: _Request) -> AsyncIterator[Any]:
-        tenant, options = request.call.tenant, await self._aprepared(request)
+        options, gate = await request.aprepared(), request.wired.gate
         counted = counting.StreamCount(request.call.prompt_tokens)
-        async with self._gate.acall(request.call) as hold:
+        async with gate.acall(request.call) as hold:
             with _reporting(hold, counted):
-                sending = await send(request.asked, **request.more, **self._capped(options, hold))
+                sending = await send(request.asked, **request.more, **request.capped(options, hold))
                 async with aclosing(sending) as answers:
                     async for answer in answers:
                         counted.add(answer)
-                        await provider.aincoming(self._gate, tenant, answer)
-                        if self._gate.heartbeat_due(hold):
+                        await provider.aincoming(gate, request.call.tenant, answer)
+                        if gate.heartbeat_due(hold):
                             hold.report(counted.usage())
-                            await self._gate.aextend(hold)
+                            await gate.aextend(hold)
                         yield answer
 
-    def _capped(self, options: dict[str, Any], hold: Hold) -> dict[str, Any]:
-        return options | {self._cap_name: max(hold.max_tokens, 1)}
+
+@dataclass(frozen=True, slots=True)
+class _Wired:
+    """What the wrapper holds, in one piece: pydantic takes a while for each private attribute."""
+
+    inner: LLM
+    gate: ModelGate
+    guard: InputGuard | None
+    salt: SaltField | None
+    cap_name: str
+    cap_fields: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     """What goes to the provider once the call is admitted; `more` is for LlamaIndex alone."""
 
+    wired: _Wired
     asked: Any
     call: Call
     options: dict[str, Any]
     more: dict[str, Any]
 
-    @property
-    def new(self) -> Any:
+    def prepared(self) -> dict[str, Any]:
+        """The options to send, once guard and provider state have passed the request."""
+        if self.wired.guard is not None:
+            guard_input(self.wired.guard, self._new())
+        return provider.outgoing(self.wired.gate, self.call.tenant, self.options, self.wired.salt)
+
+    async def aprepared(self) -> dict[str, Any]:
+        """`prepared`, by awaiting."""
+        if self.wired.guard is not None:
+            await aguard_input(self.wired.guard, self._new())
+        return await provider.aoutgoing(self.wired.gate, self.call.tenant, self.options, self.wired.salt)
+
+    def _new(self) -> Any:
         """What the guard hasn't seen yet."""
         return self.asked if isinstance(self.asked, str) else new_messages(self.asked)
+
+    def capped(self, options: dict[str, Any], hold: Hold) -> dict[str, Any]:
+        """The options with the gate's output cap, under the provider's name for it."""
+        return options | {self.wired.cap_name: max(hold.max_tokens, 1)}
 
 
 async def _opened(stream: Any) -> Any:

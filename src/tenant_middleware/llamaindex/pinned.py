@@ -7,7 +7,12 @@ from contextlib import aclosing, closing
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from tenant_middleware.context import PinnedAsyncIterator, PinnedIterator, bind
-from tenant_middleware.errors import ConfigurationError
+from tenant_middleware.errors import ConfigurationError, missing_extra
+
+try:
+    from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+except ImportError as error:
+    raise missing_extra("llamaindex", __name__) from error
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,6 +34,12 @@ async def asteps(pinned: PinnedAsyncIterator[T]) -> AsyncGenerator[T, None]:
     async with aclosing(pinned):
         async for step in pinned:
             yield step
+
+
+def unspanned(fn: Callable[P, T]) -> Callable[P, T]:
+    """Keep LlamaIndex from putting a span of its own around a method that only hands on to one that has a span."""
+    setattr(fn, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return fn
 
 
 class Unpickled:

@@ -54,22 +54,25 @@ async def aoutgoing(gate: ModelGate, tenant: Tenant, options: dict[str, Any], sa
 
 def incoming(gate: ModelGate, tenant: Tenant, answer: Answer) -> None:
     """Remember the ids that an answer gives out as this tenant's."""
-    state = gate.provider_state
-    if state is not None and (given := _given(answer)):
+    if (given := _given(answer)) and (state := gate.provider_state) is not None:
         state.incoming(tenant, given)
 
 
 async def aincoming(gate: ModelGate, tenant: Tenant, answer: Answer) -> None:
     """`incoming`, by awaiting."""
-    state = gate.provider_state
-    if state is not None and (given := _given(answer)):
+    if (given := _given(answer)) and (state := gate.provider_state) is not None:
         await state.aincoming(tenant, given)
 
 
-def _given(answer: Answer) -> dict[str, Any]:
+def _given(answer: Answer) -> dict[str, Any] | None:
+    """What can be continued later; most steps of most streams have nothing of it."""
+    if not answer.raw:
+        return None
     response = field(answer.raw, "response") or answer.raw  # an event of the responses API wraps it
-    found = {name: field(response, name) for name in ("id", "conversation")}
-    return {name: value for name, value in found.items() if value is not None}
+    own, conversation = field(response, "id"), field(response, "conversation")
+    if conversation is None and not (isinstance(own, str) and own.startswith("resp")):
+        return None
+    return {"id": own} if conversation is None else {"id": own, "conversation": conversation}
 
 
 def _without_state(tenant: Tenant, options: dict[str, Any]) -> dict[str, Any]:

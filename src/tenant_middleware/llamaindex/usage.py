@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tenant_middleware.admission.estimate import MESSAGE_TOKENS, text_bound
@@ -37,7 +37,9 @@ Answer = ChatResponse | CompletionResponse
 
 def field(value: Any, name: str) -> Any:
     """A field of an object or of a mapping; None where there is none."""
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    if type(value) is dict or isinstance(value, Mapping):  # the first is asked for each step of a stream
+        return value.get(name)
+    return getattr(value, name, None)
 
 
 def prompt_tokens(asked: str | Iterable[ChatMessage], options: Mapping[str, Any]) -> int:
@@ -68,20 +70,14 @@ def _message_tokens(message: ChatMessage) -> int:
 
 def usage_of(answer: Answer) -> Usage | None:
     """What the provider reported for an answer; None when it reported nothing."""
-    for place in _places(answer):
-        if (used := _usage(place)) is not None:
+    raw = answer.raw
+    if raw is not None:
+        for name in ("usage", "usage_metadata"):
+            if (reported := field(raw, name)) is not None and (used := _usage(reported)) is not None:
+                return used
+        if (used := _usage(raw)) is not None:
             return used
-    return None
-
-
-def _places(answer: Answer) -> Iterator[Any]:
-    for name in ("usage", "usage_metadata"):
-        if (reported := field(answer.raw, name)) is not None:
-            yield reported
-    if answer.raw is not None:
-        yield answer.raw
-    if answer.additional_kwargs:
-        yield answer.additional_kwargs
+    return _usage(answer.additional_kwargs) if answer.additional_kwargs else None
 
 
 def _usage(reported: Any) -> Usage | None:
@@ -94,13 +90,18 @@ def _usage(reported: Any) -> Usage | None:
 
 
 def _detail(reported: Any, places: Iterable[str], name: str) -> int:
-    details = (field(reported, place) for place in places)
-    return next((_first(found, (name,)) for found in details if found is not None), 0)
+    for place in places:
+        if (details := field(reported, place)) is not None:
+            return _first(details, (name,))
+    return 0
 
 
 def _first(value: Any, names: Iterable[str]) -> int:
-    found = (field(value, name) for name in names)
-    return next((number for number in found if isinstance(number, int) and not isinstance(number, bool)), 0)
+    for name in names:
+        number = field(value, name)
+        if isinstance(number, int) and not isinstance(number, bool):
+            return number
+    return 0
 
 
 class StreamCount(Tally):
@@ -111,7 +112,7 @@ class StreamCount(Tally):
     def add(self, answer: Answer) -> None:
         """Count one step."""
         self._last = answer
-        if (used := usage_of(answer)) is not None:
+        if (answer.raw or answer.additional_kwargs) and (used := usage_of(answer)) is not None:
             self.report(used)
         if answer.delta:
             self.text(answer.delta)
