@@ -29,8 +29,6 @@ _PROMPT = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompt_eval_c
 _OUTPUT = ("completion_tokens", "output_tokens", "candidates_token_count", "eval_count")
 _INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
-# Anthropic counts what went through its cache beside the input, not in it.
-_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 Answer = ChatResponse | CompletionResponse
 
@@ -84,9 +82,15 @@ def _usage(reported: Any) -> Usage | None:
     prompt, output = _first(reported, _PROMPT), _first(reported, _OUTPUT)
     if not prompt and not output:
         return None
-    beside = [_first(reported, (name,)) for name in _BESIDE]
-    cached = beside[0] or _detail(reported, _INPUT_DETAILS, "cached_tokens")
-    return Usage(prompt + sum(beside), output, cached, _detail(reported, _OUTPUT_DETAILS, "reasoning_tokens"))
+    read = written = 0
+    if field(reported, "prompt_tokens") is None:  # Anthropic counts its cache beside the input, not in it
+        read, written = (
+            _first(reported, ("cache_read_input_tokens",)),
+            _first(reported, ("cache_creation_input_tokens",)),
+        )
+    cached = read or _detail(reported, _INPUT_DETAILS, "cached_tokens")
+    reasoning = _detail(reported, _OUTPUT_DETAILS, "reasoning_tokens")
+    return Usage(prompt + read + written, output, cached, reasoning)
 
 
 def _detail(reported: Any, places: Iterable[str], name: str) -> int:
