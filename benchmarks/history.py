@@ -66,7 +66,7 @@ def append_read_vs_redis() -> Measured:
                 found: Any = client.lrange(name, 0, -1)
                 [json.loads(line) for line in found]
 
-        timings = interleaved({"ours": ours, "bare": bare}, loops=10 * TURNS, runs=41)
+        timings = interleaved({"ours": ours, "bare": bare}, loops=4 * TURNS, runs=101)
         history.close()
     return Measured(timings.ratios("ours", "bare"), {f"{name} us": timings.us(name) for name in timings.seconds})
 
@@ -115,7 +115,7 @@ def saver_vs_bare_redis() -> Measured:
             opened.setup()
             return opened
 
-        timings = with_and_without(saver, loops=40, runs=31, clock=time.perf_counter)
+        timings = with_and_without(saver, loops=10, runs=101, clock=time.perf_counter)
     return Measured(timings.ratios("ours", "bare"), {f"{name} us": timings.us(name) for name in timings.seconds})
 
 
