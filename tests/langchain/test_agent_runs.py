@@ -231,6 +231,33 @@ async def test_caps_end_a_run_with_a_message(build: Build, acme: Tenant) -> None
         assert refused.status == "error"
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
+async def test_a_spend_cap_counts_what_the_gate_books_whatever_the_model_calls_itself(
+    tenancy: Tenancy, acme: Tenant, wrapped: bool
+) -> None:
+    model: Any = scripted_tool_model()  # it reports the name "scripted", which has no price
+    if wrapped:
+        model = TenantChatModel(model=model, model_name="openai/local", gate=tenancy.gate)
+    else:
+        model.model_name = "openai/local"
+
+    def build(usd: str) -> Any:
+        ours = TenantAgentMiddleware(tenancy, caps=RunCaps(usd=Decimal(usd)))
+        return create_agent(model, tools=[invoices], middleware=[ours])
+
+    with scope(acme):
+        out = build("1").invoke(ASK)
+        assert "ACME-77" in out["messages"][-1].content
+        noted = sum(
+            Decimal(m.response_metadata["tenant_cost_usd"]) for m in out["messages"] if isinstance(m, AIMessage)
+        )
+        booked = sum(row.cost_nano for row in tenancy.ledger.rows())
+        assert int(noted * 10**9) == booked > 0
+        out = await build("0.000000001").ainvoke(ASK)
+        assert out["messages"][-1].response_metadata["tenant_refusal"]["code"] == "run_cap"
+        assert len(list(tenancy.ledger.rows())) == 3, "one more step was made, not two"
+
+
 def test_an_exhausted_budget_ends_the_run_or_raises(acme: Tenant) -> None:
     from tests.langchain.conftest import VALUES
 

@@ -47,7 +47,7 @@ class PinnedState(AgentState[Any]):
 
 @dataclass(frozen=True, slots=True)
 class RunCaps:
-    """What one run of an agent may do; None is no cap of its own. `usd` counts model calls at list price."""
+    """What one run of an agent may do; None is no cap of its own. `usd` counts what the model steps have cost."""
 
     model_calls: int | None = None
     tool_calls: int | None = None
@@ -117,7 +117,7 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
         answers = run.answers_of_this_run(messages)
         if self.caps.model_calls is not None and len(answers) >= self.caps.model_calls:
             return f"this run's cap of {self.caps.model_calls} model calls is used up"
-        if self.caps.usd is not None and run.spent(answers, self.tenancy.gate.prices) >= self.caps.usd:
+        if self.caps.usd is not None and run.spent(answers) >= self.caps.usd:
             return f"this run's cap of {self.caps.usd} USD is used up"
         return None
 
@@ -241,10 +241,15 @@ def model_name(model: BaseChatModel) -> str:
 
 
 def _report(hold: Hold, response: ModelResponse[Any]) -> None:
+    """Report what the step used, unless calls inside it have; and note on its answer what it has cost."""
     answers = [message for message in response.result if isinstance(message, AIMessage)]
     used = counting.usage_of_messages(answers)
     if used is not None:
         hold.report(used)
+    inside = [attempt for attempt in hold.attempts if attempt.usage is not None]
+    costs = [step.price.cost(step.usage) for step in inside or [hold] if step.usage is not None]
+    if answers and costs:
+        run.priced(answers[0], sum(costs, Decimal(0)))
 
 
 def _pin() -> str:

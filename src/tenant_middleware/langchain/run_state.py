@@ -10,10 +10,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveM
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from tenant_middleware.errors import Refusal
-from tenant_middleware.langchain import usage as counting
-from tenant_middleware.metering.pricing import PriceBook
 
 STOP = "tenant_refusal"
+COST = "tenant_cost_usd"
 
 
 def new_messages(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
@@ -29,14 +28,14 @@ def answers_of_this_run(messages: Sequence[AnyMessage]) -> list[AIMessage]:
     return [message for message in messages[start + 1 :] if isinstance(message, AIMessage)]
 
 
-def spent(answers: Sequence[AIMessage], prices: PriceBook) -> Decimal:
-    """List price of these answers, by the model and usage that each one names."""
-    total = Decimal(0)
-    for answer in answers:
-        used, model = counting.usage_of_messages([answer]), answer.response_metadata.get("model_name")
-        if used is not None and isinstance(model, str):
-            total += prices.price(model).cost(used)
-    return total
+def priced(answer: AIMessage, cost: Decimal) -> None:
+    """Note on an answer what the step that gave it has cost: the model's own name for itself may have no price."""
+    answer.response_metadata = {**answer.response_metadata, COST: str(cost)}
+
+
+def spent(answers: Sequence[AIMessage]) -> Decimal:
+    """What the steps that gave these answers have cost."""
+    return sum((Decimal(answer.response_metadata.get(COST, 0)) for answer in answers), Decimal(0))
 
 
 def tool_calls_before(messages: Sequence[AnyMessage], call_id: str | None) -> int:
