@@ -12,7 +12,8 @@ import pytest
 
 from tenant_middleware import scope
 from tenant_middleware.admission.queue import Ticket
-from tenant_middleware.demo.probes import SECRET, Finding, IsolationCheck
+from tenant_middleware.assurance.audit import Finding
+from tenant_middleware.demo.report import Report
 from tenant_middleware.demo.scenes import FLOOD
 from tenant_middleware.isolation.vectors import Hit
 
@@ -32,7 +33,7 @@ def test_the_books_hold_no_content_and_the_budget_holds(stage, caplog):
     books = demo.report.as_json()["ledger"]
     budget = stage.tenancy.policy.terms_of("initech").budget
     assert 0 < Decimal(books["by_tenant"]["initech"]) <= budget.usd
-    assert SECRET not in json.dumps(books) and "payslip" not in json.dumps(books)
+    assert "vault" not in json.dumps(books) and "payslip" not in json.dumps(books)
     [(name, refusal)] = demo.report.refused
     assert name == "initech" and refusal.resets_at is not None and refusal.used <= refusal.limit
 
@@ -79,23 +80,41 @@ class LeakyStore:
 
 
 def test_a_leaking_store_is_found(stage, tenants):
-    check = IsolationCheck(stage.tenancy, stage.assistant, tenants[0])
-    assert [finding.held for finding in check.run(tenants[1:])] == [True] * 4
-    stage.assistant.store.vectors = LeakyStore(stage.tenancy.vectors, tenants[0])
-    red = [finding.probe for finding in check.run(tenants[1:]) if not finding.held]
-    assert red == ["documents: search", "documents: filter for everything"]
+    demo = stage.demo()
+    demo.nobody_sees_anothers_data()
+    assert demo.report.isolated, demo.report.as_json()["isolation"]
+    owners = []
+    inner = stage.tenancy.vectors
+
+    class Leaky(LeakyStore):
+        def upsert(self, tenant, records):
+            owners.append(tenant)
+            self._owner = owners[0]
+            return self._inner.upsert(tenant, records)
+
+    stage.tenancy.__dict__["vectors"] = Leaky(inner, tenants[0])
+    demo.nobody_sees_anothers_data()
+    leaks = {row["probe"] for row in demo.report.as_json()["isolation"] if row["foreign_found"]}
+    assert not demo.report.isolated and {"documents.search", "documents.filter"} <= leaks
 
 
-def test_the_planted_secret_is_taken_out_again(stage, tenants):
-    IsolationCheck(stage.tenancy, stage.assistant, tenants[0]).run(tenants[1:])
+def test_the_planted_secrets_are_taken_out_again(stage, tenants):
+    demo = stage.demo()
+    demo.documents_come_in()
+    before = {tenant: stage.tenancy.vectors.count(tenant) for tenant in tenants}
+    demo.nobody_sees_anothers_data()
+    assert {tenant: stage.tenancy.vectors.count(tenant) for tenant in tenants} == before
     with scope(tenants[0]):
-        assert stage.assistant.store.similarity_search("vault", k=5) == []
+        assert not any("vault" in d.page_content for d in stage.assistant.store.similarity_search("vault code", k=5))
 
 
-@pytest.mark.parametrize("seen", [(False, False, True), (True, True, True), (True, False, False)])
-def test_a_finding_holds_only_with_both_controls(seen):
-    assert not Finding("x", *seen).held
-    assert Finding("x", True, False, True).held
+@pytest.mark.parametrize("outcome", ["LEAK", "CONTROL FAILED"])
+def test_the_demo_is_isolated_only_when_no_probe_failed(outcome):
+    held = Finding("a", "a", "held")
+    assert Report({}, findings=[held, Finding("b", "b", "skipped")]).isolated
+    assert not Report({}, findings=[Finding("b", "b", "skipped")]).isolated
+    assert not Report({}, findings=[held, Finding("b", "b", outcome)]).isolated
+    assert not Report({}).isolated
 
 
 def test_memory_is_the_tenants_own(stage, tenants):
@@ -115,7 +134,7 @@ def test_over_redis_the_probes_hold_and_answers_come_from_its_cache(stage_on_red
     demo.competitors_ask_the_same()
     demo.nobody_sees_anothers_data()
     found = demo.report.as_json()["isolation"]
-    assert len(found) == 4 and demo.report.isolated, found
+    assert len(found) > 40 and demo.report.isolated, found
     acme = stage_on_redis.tenancy.policy.admit("acme", None, "user")
     assert stage_on_redis.tenancy.cache.count(acme).entries > 0
     assert type(stage_on_redis.tenancy.cache).__name__ == "RedisSemanticCache"

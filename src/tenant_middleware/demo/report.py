@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from tenant_middleware.assurance.audit import Finding
 from tenant_middleware.clock import utc
 from tenant_middleware.demo.chain import Answer
-from tenant_middleware.demo.probes import Finding
 from tenant_middleware.errors import Refusal
 from tenant_middleware.metering.ledger import LedgerRow
 
@@ -23,13 +23,14 @@ class Report:
     refused: list[tuple[str, Refusal]] = field(default_factory=list)
     blocked: list[tuple[str, Refusal]] = field(default_factory=list)
     flood: dict[str, Any] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: Sequence[Finding] = ()
     rows: Sequence[LedgerRow] = ()
 
     @property
     def isolated(self) -> bool:
-        """Whether every probe was found by its owner, by nobody else, and leaked with the guard off."""
-        return bool(self.findings) and all(one.held for one in self.findings)
+        """Whether each probe found its canary as the owner, not as anybody else, and again with the guard off."""
+        outcomes = {one.outcome for one in self.findings}
+        return "held" in outcomes and outcomes <= {"held", "skipped"}
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints. `blocked` is apart from `refusals`: no waiting makes a blocked text good."""
@@ -42,16 +43,22 @@ class Report:
             "blocked": [{"tenant": name, "kind": one.code, "rule": one.rule} for name, one in self.blocked],
             "flood": self.flood,
             "ledger": _ledger(self.rows),
-            "isolation": [
-                {
-                    "probe": one.probe,
-                    "owner_found": one.owner_found,
-                    "foreign_found": one.foreign_found,
-                    "leaked_with_guard_off": one.leaked_with_guard_off,
-                }
-                for one in self.findings
-            ],
+            "isolation": [_finding(one) for one in self.findings if one.outcome != "skipped"],
         }
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    """What three runs of a probe saw; the last is None when an earlier one had already failed."""
+    held, leaked = one.outcome == "held", one.outcome == "LEAK"
+    owner_found = held or leaked or one.detail.startswith("mutation")
+    return {
+        "probe": one.probe,
+        "tries": one.tries,
+        "outcome": one.outcome,
+        "owner_found": owner_found,
+        "foreign_found": leaked,
+        "leaked_with_guard_off": None if leaked or not owner_found else held,
+    }
 
 
 def _answer(one: Answer) -> dict[str, Any]:

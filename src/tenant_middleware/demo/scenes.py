@@ -5,13 +5,15 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from tenant_middleware.assurance.audit import audit
+from tenant_middleware.assurance.probes import CATALOGUE
 from tenant_middleware.demo.chain import Answer, Assistant
 from tenant_middleware.demo.corpus import documents
 from tenant_middleware.demo.identity import IdentityProvider
-from tenant_middleware.demo.probes import IsolationCheck
 from tenant_middleware.demo.report import Report
 from tenant_middleware.demo.show import Show
 from tenant_middleware.errors import BudgetExceeded, GuardrailBlocked, RateLimited
+from tenant_middleware.langchain.probes import PROBES
 from tenant_middleware.local import embeddings
 from tenant_middleware.tenancy import Tenancy
 
@@ -155,11 +157,11 @@ class Demo:
         return None
 
     def nobody_sees_anothers_data(self) -> None:
-        self._show.chapter("Isolation", "acme's secret, sought by everybody, then once more with the guard off")
-        tenants = [self._tenancy.verify(self._token(name)) for name in self.report.tiers]
-        check = IsolationCheck(self._tenancy, self._assistant, tenants[0])
-        with self._show.waiting("looking for a planted secret"):
-            self.report.findings = check.run(tenants[1:])
+        self._show.chapter("Isolation", "secrets, sought by their owner, by others, and with the guard off")
+        probes = (*CATALOGUE, *PROBES)
+        with self._show.waiting("looking for planted secrets"):
+            dimension = len(embeddings().embed_query("vault"))
+            self.report.findings = audit(self._tenancy, probes=probes, dimension=dimension, pause=0).findings
         self._show.findings(self.report.findings)
 
     def everything_is_booked(self) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tenant_middleware.assurance.audit import Finding
 from tenant_middleware.demo.chain import Answer
-from tenant_middleware.demo.probes import Finding
 from tenant_middleware.demo.report import exact
 from tenant_middleware.demo.show import Advance
 from tenant_middleware.errors import Refusal
@@ -98,13 +99,20 @@ class Screen(Waiting):
         self._console.print(table)
 
     def findings(self, found: Sequence[Finding]) -> None:
-        table = Table("probe", "owner finds it", "others find it", "guard off: others find it", "", box=None)
-        for one in found:
-            seen = [_yes(one.owner_found), _yes(one.foreign_found), _yes(one.leaked_with_guard_off)]
-            table.add_row(
-                escape(one.probe), *seen, "[green]holds[/green]" if one.held else "[bold red]FAILS[/bold red]"
-            )
+        """One line per area; what failed is told by name."""
+        table = Table("area", "probes", "held", "", box=None)
+        tried = [one for one in found if one.outcome != "skipped"]
+        for area, ones in groupby(sorted(tried, key=_area), key=_area):
+            probes = list(ones)
+            bad = [one for one in probes if one.outcome != "held"]
+            told = ", ".join(f"{one.probe}: {one.outcome}" for one in bad)
+            shown = f"[bold red]{escape(told)}[/bold red]" if bad else "[green]holds[/green]"
+            table.add_row(escape(area), str(len(probes)), str(len(probes) - len(bad)), shown)
         self._console.print(table)
+
+
+def _area(one: Finding) -> str:
+    return one.probe.partition(".")[0]
 
 
 def _name(tenant_id: str) -> str:
@@ -114,7 +122,3 @@ def _name(tenant_id: str) -> str:
 def _figures(one: Totals) -> list[str]:
     counts = (one.calls, one.embeddings, one.prompt_tokens, one.completion_tokens)
     return [*(f"{count:,}" for count in counts), exact(one.cost_usd)]
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from tenant_middleware.assurance.audit import Finding
 from tenant_middleware.demo.chain import Answer
-from tenant_middleware.demo.probes import Finding
 from tenant_middleware.errors import Refusal
 from tenant_middleware.metering.ledger import Totals
 
