@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +19,8 @@ from alembic.script import ScriptDirectory
 from tenant_middleware.backends import sql_schema
 from tenant_middleware.backends.in_memory.ledger import InMemoryLedger
 from tenant_middleware.backends.sql import SqlLedger
+from tenant_middleware.backends.sql_observations import SqlObservations
+from tenant_middleware.backends.sql_standing import SqlStandings
 from tenant_middleware.errors import ConfigurationError, SettingsError, StoreUnavailable
 from tenant_middleware.local import local_postgres
 from tenant_middleware.metering.ledger import Ledger
@@ -216,3 +219,17 @@ def test_many_workers_open_a_new_database_at_once(tmp_path: Path) -> None:
     books = SqlLedger(url)
     assert books.totals().calls == 8
     books.close()
+
+
+@pytest.mark.parametrize("make", [SqlLedger, SqlObservations, SqlStandings])
+def test_workers_that_open_a_new_database_make_its_tables_once(tmp_path: Path, make: Callable[[str], Any]) -> None:
+    """Between the look for a table and its making, another worker makes it: eight at a barrier, twenty times."""
+    for turn in range(20):
+        url, together = f"sqlite:///{tmp_path}/{turn}.db", threading.Barrier(8)
+
+        def open_one(_: int, url: str = url, together: threading.Barrier = together) -> None:
+            together.wait()
+            make(url).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(open_one, range(8)))

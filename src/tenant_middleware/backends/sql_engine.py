@@ -14,6 +14,8 @@ from sqlalchemy.pool import StaticPool
 from tenant_middleware.errors import SettingsError, StoreUnavailable, missing_extra
 from tenant_middleware.settings import in_memory_database
 
+_LOCK = 7_304_126_011
+
 
 def open_engine(url: str, timeout: float) -> sa.Engine:
     """The engine behind a URL; `timeout` bounds the wait for a connection and a lock, in seconds.
@@ -97,3 +99,25 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def alone(connection: sa.Connection) -> None:
+    """Hold a lock to the end of the transaction: only one worker makes or migrates tables."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    else:
+        # The driver begins no transaction before DDL by itself.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def make_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
+    """Make what is missing; several workers may open a new database at once."""
+    try:
+        with engine.connect() as connection:
+            if set(tables.tables) <= set(sa.inspect(connection).get_table_names()):
+                return
+        with engine.begin() as connection:
+            alone(connection)
+            tables.create_all(connection)
+    except SQLAlchemyError as error:
+        raise clear_error(error) from error

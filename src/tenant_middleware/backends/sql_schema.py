@@ -6,12 +6,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tenant_middleware.backends.sql_engine import alone
 from tenant_middleware.errors import ConfigurationError
 
 METADATA = sa.MetaData()
 # The revision in `migrations/versions` that ROWS describes; a test compares the two.
 REVISION = "0002"
-_LOCK = 7_304_126_011
 
 _COUNT = sa.BigInteger
 
@@ -60,7 +60,7 @@ def bring_up_to_date(engine: sa.Engine) -> None:
         if _version(connection) == REVISION:
             return
     with engine.connect() as connection, connection.begin():
-        _alone(connection)
+        alone(connection)
         found = _version(connection)
         if found is None:
             METADATA.create_all(connection)
@@ -68,15 +68,6 @@ def bring_up_to_date(engine: sa.Engine) -> None:
             connection.execute(_VERSION.insert().values(version_num=REVISION))
         elif found != REVISION:
             _upgrade(connection)
-
-
-def _alone(connection: sa.Connection) -> None:
-    """Hold a lock to the end of the transaction: only one worker makes or migrates tables."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    else:
-        # The driver begins no transaction before DDL by itself.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _version(connection: sa.Connection) -> str | None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from tenant_middleware.backends.sql_engine import clear_error, open_engine
+from tenant_middleware.backends.sql_engine import clear_error, make_tables, open_engine
 from tenant_middleware.isolation.standing import Standing, State
 
 _METADATA = sa.MetaData()
@@ -37,8 +37,7 @@ class SqlStandings:
         beaten = {"exporting": fresh.excluded.exporting}
         self._beat = fresh.on_conflict_do_update(index_elements=["tenant_id"], set_=beaten)
         try:
-            with self._transaction() as connection:
-                _METADATA.create_all(connection)
+            make_tables(self._engine, _METADATA)
         except BaseException:
             self._engine.dispose()
             raise
