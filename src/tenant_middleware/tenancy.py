@@ -274,6 +274,7 @@ class Tenancy:
         removed += self.history.clear_tenant(tenant) if "history" in used else 0
         removed += self.cache.invalidate(tenant) if "cache" in used else 0
         removed += self.provider_state.ids.clear(tenant) if "provider_state" in used else 0
+        removed += 0 if self.observations is None else self.observations.forget(tenant)
         return removed + (self.exact_cache.clear(tenant) if "exact_cache" in used else 0)
 
     def switch(self, to: Tenant | None) -> list[Cleared]:

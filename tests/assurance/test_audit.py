@@ -146,6 +146,9 @@ def test_guests_are_unknown_afterwards_and_never_authenticate(tmp_path: Path) ->
         report = run(tenancy, probes=[Probe("x", "note", note)])
         assert report.exit_code == 0 and len(set(seen)) == 2
         assert not any(tenancy.policy.admits(guest) for guest in seen)
+        run(tenancy, only=["documents"])
+        assert tenancy.observations is not None
+        assert not {row.tenant_id for row in tenancy.observations.read() if row.tenant_id.startswith("tm-audit")}
 
 
 def test_a_control_that_fails_is_exit_code_2(tmp_path: Path) -> None:
