@@ -175,7 +175,7 @@ def running(
 
 
 def _wait(proxy: Proxy, workers: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while time.monotonic() < end and proxy.process.poll() is None:
         try:
             alive = httpx.get(f"{proxy.url}/health/liveliness", timeout=2, trust_env=False).status_code == 200

@@ -34,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]
     with (folder / "log").open("wb") as log:
         running = subprocess.Popen([FOLDER / "run.sh"], env=env, stdout=log, stderr=log, start_new_session=True)
         try:
-            end = time.monotonic() + 120
+            end = time.monotonic() + 300
             while time.monotonic() < end:
                 try:
                     if httpx.get(f"http://127.0.0.1:{port}/health/liveliness", trust_env=False).status_code == 200:
