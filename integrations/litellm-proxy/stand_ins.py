@@ -80,7 +80,7 @@ def main() -> int:
         }
         command = [str(Path(sys.executable).parent / "litellm"), "--config", str(folder / "config.yaml")]
         command += ["--host", "127.0.0.1", "--port", os.environ.get("PORT", "4000")]
-        command += ["--num_workers", os.environ.get("WORKERS", "1")]
+        command += ["--num_workers", os.environ.get("WORKERS", "1"), "--timeout_worker_healthcheck", "120"]
         proxy = subprocess.Popen(command, cwd=folder, env=env)
         signal.signal(signal.SIGTERM, lambda *_: proxy.terminate())
         try:

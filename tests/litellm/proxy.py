@@ -150,6 +150,8 @@ def running(
     port = free_port()
     command = [str(Path(sys.executable).parent / "litellm"), "--config", str(folder / "config.yaml")]
     command += ["--port", str(port), "--host", "127.0.0.1", "--num_workers", str(workers)]
+    # uvicorn kills and starts again, for ever, workers whose imports take longer than this
+    command += ["--timeout_worker_healthcheck", "120"]
     env = os.environ | {
         "TENANCY_FILE": str(folder / "tenancy.toml"),
         "TENANCY__SECRETS__FINGERPRINT_KEY": "f" * 32,
