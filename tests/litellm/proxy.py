@@ -65,7 +65,7 @@ class Proxy:
 
     def aclient(self, tenant: str = "acme", **more: Any) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {token(tenant, **more)}"}
-        limits = httpx.Limits(max_connections=None)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=2)  # the server closes idle ones after 5 s
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=120, limits=limits, trust_env=False)
 
     def log(self) -> str:
