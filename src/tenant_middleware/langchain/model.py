@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any, ClassVar
@@ -290,3 +291,9 @@ class TenantChatModel(BaseChatModel):
                 "would pass the gate by; bind the tools as keyword arguments: TenantChatModel(...).bind(tools=[...])"
             )
         return self.bind(**bound.kwargs)
+
+
+# LangChain asks for these signatures at each call, and following a wrapper to its function takes a while.
+for _name in ("_generate", "_agenerate", "_stream", "_astream"):
+    _method: Any = vars(TenantChatModel)[_name]
+    _method.__signature__ = inspect.signature(_method)
