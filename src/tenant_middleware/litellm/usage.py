@@ -7,9 +7,19 @@ from typing import Any
 
 from tenant_middleware.metering.usage import Tally, Usage
 
+_NOT_PYDANTIC: Any = object()
+
 
 def field(value: Any, name: str) -> Any:
     """A field of an object or of a mapping; None where there is none."""
+    if isinstance(value, dict):
+        return value.get(name)
+    fields = getattr(value, "__dict__", None)
+    if fields is not None and name in fields:  # pydantic takes its time to say that a field isn't there
+        return fields[name]
+    extra = getattr(value, "__pydantic_extra__", _NOT_PYDANTIC)
+    if extra is not _NOT_PYDANTIC:
+        return extra.get(name) if extra else None
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 
