@@ -86,7 +86,7 @@ def _both(*, own_checks: bool) -> Iterator[tuple[Proxy, Proxy, Upstream]]:
 
 
 def _client(proxy: Proxy, key: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=2)  # the server closes idle ones after 5 s
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # a busy proxy drops kept ones
     headers = {"authorization": f"Bearer {key}"}
     return httpx.AsyncClient(base_url=proxy.url, headers=headers, timeout=180, limits=limits, trust_env=False)
 
