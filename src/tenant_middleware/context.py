@@ -80,7 +80,7 @@ def leave_call(call: object, outer: object | None) -> None:
 def refuse_other(tenant: Tenant) -> None:
     """Raise TenantMismatch when another tenant's scope is open around this code."""
     frame = _frame.get()
-    if frame is not None and frame.tenant != tenant:
+    if frame is not None and frame.tenant is not tenant and frame.tenant != tenant:
         raise TenantMismatch(
             "this runs for one tenant (id, tier and subject) and was entered or resumed inside the scope of another: "
             "leave that scope first; there is no silent switch"

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tenant_middleware.errors import AuthenticationError, InvalidTenant, TenantSuspended
 from tenant_middleware.tenant import Tenant, check_name
@@ -146,6 +147,17 @@ def passage(tenant: Tenant) -> Iterator[None]:
         _passage.reset(token)
 
 
+@dataclass(slots=True)
+class _Standing:
+    """What changes while the process runs: tenants of audits by tier, and tenants that nothing is served to.
+
+    Not a private attribute of the model: pydantic looks those up in Python, and they are read twice a call.
+    """
+
+    guests: dict[str, str] = field(default_factory=dict)
+    barred: frozenset[str] = frozenset()
+
+
 class Policy(Model):
     """Tiers, tenants and prices; every question about what a tenant may do is answered here."""
 
@@ -153,9 +165,6 @@ class Policy(Model):
     tenants: dict[str, TenantRule] = {}
     prices: dict[str, PriceRule] = {}
     unlisted_tenants: bool = False
-
-    _guests: dict[str, str] = PrivateAttr(default_factory=dict)
-    _barred: frozenset[str] = PrivateAttr(default=frozenset())
 
     @model_validator(mode="after")
     def _resolve(self) -> Policy:
@@ -172,6 +181,10 @@ class Policy(Model):
                 f"tenants: the `owns` patterns {clash[0]!r} and {clash[1]!r} overlap, so two tenants own one model"
             )
         return self
+
+    @cached_property
+    def _standing(self) -> _Standing:
+        return _Standing()
 
     @cached_property
     def _terms(self) -> dict[str, Tier]:
@@ -214,27 +227,29 @@ class Policy(Model):
         """
         if guest.id in self.tenants or guest.tier not in self.tiers:
             raise AuthenticationError("a guest has an id that nobody has and a tier of this policy", rule="tier")
-        self._guests[guest.id] = guest.tier
+        self._standing.guests[guest.id] = guest.tier
 
     def dismiss(self, guest: Tenant) -> None:
         """Take an invitation back."""
-        self._guests.pop(guest.id, None)
+        self._standing.guests.pop(guest.id, None)
 
     def bar(self, tenant_ids: frozenset[str]) -> None:
         """Have these tenants refused, and no others: by identity, gate and backends, which all ask here."""
-        self._barred = tenant_ids
+        self._standing.barred = tenant_ids
 
     def refuse_barred(self, tenant_id: str) -> None:
         """Raise TenantSuspended for a tenant that is barred, outside its `passage`."""
-        if tenant_id in self._barred and _passage.get() != tenant_id:
+        if tenant_id in self._standing.barred and _passage.get() != tenant_id:
             raise TenantSuspended("this tenant is suspended: nothing of it is served", rule="suspended")
 
     def _lets_in(self, tenant: Tenant) -> bool:
-        return (self.unlisted_tenants and tenant.tier in self.tiers) or self._guests.get(tenant.id) == tenant.tier
+        return (self.unlisted_tenants and tenant.tier in self.tiers) or self._standing.guests.get(
+            tenant.id
+        ) == tenant.tier
 
     def for_tenant(self, tenant: Tenant) -> Tier:
         """The terms in force for a tenant: its tier's, with what its own entry replaces."""
-        if tenant.id in self._barred:
+        if tenant.id in self._standing.barred:
             self.refuse_barred(tenant.id)
         rule = self.tenants.get(tenant.id)
         if rule is None:

@@ -70,7 +70,8 @@ class Call:
             raise InvalidInput("max_tokens: expected at least 1")
         if not isinstance(self.n, int) or not 1 <= self.n <= 128:
             raise InvalidInput("n: expected a whole number from 1 to 128")
-        object.__setattr__(self, "kind", Kind(self.kind))
+        if type(self.kind) is not Kind:
+            object.__setattr__(self, "kind", Kind(self.kind))
 
     @property
     def paid_units(self) -> int:
