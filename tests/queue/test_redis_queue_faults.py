@@ -305,9 +305,10 @@ def test_a_tenant_that_wakes_after_an_hour_has_earned_nothing(scripted: Callable
     assert 19 <= order.count("acme") <= 21
 
 
-def test_idle_tenants_are_forgotten(scripted: Callable[..., Scripted]) -> None:
+@pytest.mark.parametrize("tenants", [500, pytest.param(100_000, marks=pytest.mark.long)])
+def test_idle_tenants_are_forgotten(scripted: Callable[..., Scripted], tenants: int) -> None:
     line = scripted()
-    for n in range(500):
+    for n in range(tenants):
         line.leave(line.push(f"t{n}", 100, 0), 100, 0)
     left = [key for key in line.client.keys(f"{line.pool.key}*") if b"l:" in key or b"q:" in key]
     assert len(left) < 5 and line.client.zcard(f"{line.pool.key}idle") < 5

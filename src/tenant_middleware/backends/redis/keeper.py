@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from tenant_middleware.backends.redis.flow import Flow
 from tenant_middleware.backends.redis.shared_pool import SharedPool
 from tenant_middleware.errors import StoreUnavailable
 
+_log = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _BLOCK_S = 1  # how long a listener asks the server to hold the line; whole seconds, for old servers
 
@@ -60,6 +62,8 @@ class Keeper:
             self._run(pool.tick())
         except StoreUnavailable:  # the breaker has said so
             pool.due = time.monotonic() + min(_RETRY_S, self._every)
+        except Exception:  # noqa: BLE001  the thread has to go on, or this worker loses every slot it holds
+            _log.exception("the keeper of pool %s failed, and tries again", pool.rule.name)
 
     def _listen(self, pool: SharedPool) -> None:
         """Fetch the pool's grants one by one; while the server is down there are none."""

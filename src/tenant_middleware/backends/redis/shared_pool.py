@@ -119,7 +119,7 @@ class SharedPool:
         self.due = 0.0
         self._untold: dict[str, tuple[int, int]] = {}
         self._server, self._lease, self._wake, self._now = server, lease, wake, now
-        self._ids = (f"{worker}.{n}" for n in itertools.count(1))
+        self._numbers = itertools.count(1)
         self._terms = _terms(rule, lease, grace)
         self._packed = json.dumps(self._terms)
 
@@ -127,7 +127,7 @@ class SharedPool:
         """A new place, of which the server doesn't know yet."""
         most = self.rule.terms.caps.max_age
         patience = ticket.timeout if most is None else min(ticket.timeout, most)
-        return Lease(next(self._ids), self, ticket, signal, now, patience)
+        return Lease(f"{self.worker}.{next(self._numbers)}", self, ticket, signal, now, patience)
 
     # What is said; each a flow.
 
