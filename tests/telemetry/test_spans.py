@@ -41,9 +41,10 @@ def test_each_span_names_its_tenant_and_none_holds_content(
     finished = spans.get_finished_spans()
     names = {(span.name, (span.attributes or {}).get(telemetry.TENANT)) for span in finished}
     for tenant in (acme, globex):
-        assert {("tenant.ingest", tenant.id), ("tenant.retrieval", tenant.id), ("chat openai/m", tenant.id)} <= names
-        stages = {row.name for row in seen if row.tenant_id == tenant.id}
-        assert {"stage:queue", "stage:first_token", "stage:generation", "stage:retrieval", "refusal:rpm"} <= stages
+        stages = ("tenant.ingest", "tenant.retrieval", "tenant.queue", "tenant.admission", "chat openai/m")
+        assert {(name, tenant.id) for name in stages} <= names
+        seen_of = {row.name for row in seen if row.tenant_id == tenant.id}
+        assert {"stage:queue", "stage:first_token", "stage:generation", "stage:retrieval", "refusal:rpm"} <= seen_of
     [call, *_] = [span for span in finished if span.name == "chat openai/m"]
     assert call.attributes is not None
     assert call.attributes["gen_ai.operation.name"] == "chat" and call.attributes["gen_ai.provider.name"] == "openai"

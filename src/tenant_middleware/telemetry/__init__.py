@@ -220,7 +220,7 @@ def settled(row: SettledCall, tenant: Tenant, *, admission: float = 0.0, first_t
     _duration.record(row.latency, attributes)
     _cost.add(row.cost_nano, attributes)
     if _traced():
-        _model_span(row)
+        _call_spans(row, admission)
     if row.kind == "chat":
         observe(tenant, _stages_of(row, admission, first_token))
 
@@ -240,13 +240,22 @@ def _operation(kind: str) -> str:
     return "embeddings" if kind == "embedding" else kind
 
 
-def _model_span(row: SettledCall) -> None:
-    """The span of a model call, written when it has settled: hooks of some frameworks can't hold one open."""
-    operation = _operation(row.kind)
+def _call_spans(row: SettledCall, admission: float) -> None:
+    """The spans of a call's wait, admission and model, written when it has settled: some hooks can't hold one open."""
     now = time_ns()
-    span = _tracer.start_span(
-        f"{operation} {row.model}", kind=SpanKind.CLIENT, start_time=now - round(row.latency * 1e9)
-    )
+    began = now - round(row.latency * 1e9)
+    admitted = began - round(admission * 1e9)
+    for name, start, end in (
+        ("queue", admitted - round(row.queue_wait * 1e9), admitted),
+        ("admission", admitted, began),
+    ):
+        _tracer.start_span(f"tenant.{name}", attributes={TENANT: row.tenant_id}, start_time=start).end(end)
+    _model_span(row, began, now)
+
+
+def _model_span(row: SettledCall, began: int, now: int) -> None:
+    operation = _operation(row.kind)
+    span = _tracer.start_span(f"{operation} {row.model}", kind=SpanKind.CLIENT, start_time=began)
     if span.is_recording():  # not all are: the SDK samples
         span.set_attributes(
             {
