@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -70,3 +72,25 @@ def _no_tenant_is_left_behind() -> Iterator[None]:
     before = peek_tenant()
     yield
     assert before is None and peek_tenant() is None, "a scope was left open"
+
+
+# Folders whose tests call LlamaIndex without awaiting.
+_LLAMAINDEX = ("llamaindex", "hazards", "paths", "docs", "local", "services")
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_is_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """LlamaIndex's sync calls take the current event loop, make one where there is none, and leave it open.
+
+    Whichever test collects it would be blamed.
+    """
+    test = request.node
+    if request.path.parent.name not in _LLAMAINDEX or inspect.iscoroutinefunction(getattr(test, "function", None)):
+        yield
+        return
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.run_until_complete(loop.shutdown_default_executor())
+    asyncio.set_event_loop(None)
+    loop.close()

@@ -43,17 +43,6 @@ def history(request: pytest.FixtureRequest) -> HistoryStore:
     return shared
 
 
-@pytest.fixture
-def own_loop() -> Iterator[None]:
-    """LlamaIndex's sync calls take the thread's event loop, and would make one that nobody closes."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    yield
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
-    asyncio.set_event_loop(None)
-
-
 def user(text: str) -> ChatMessage:
     return ChatMessage(role="user", content=text)
 
@@ -62,7 +51,6 @@ def texts(messages: list[ChatMessage]) -> list[str | None]:
     return [message.content for message in messages]
 
 
-@pytest.mark.usefixtures("own_loop")
 def test_one_session_id_of_two_tenants_is_two_memories(history: HistoryStore, pair: tuple[Tenant, Tenant]) -> None:
     for tenant in pair:
         with scope(tenant):
@@ -135,7 +123,6 @@ async def test_messages_come_back_as_they_were(history: HistoryStore, acme: Tena
         assert await store.delete_message("k", 9) is None
 
 
-@pytest.mark.usefixtures("own_loop")
 def test_what_another_framework_wrote_is_read_as_text(acme: Tenant) -> None:
     history = InMemoryHistory()
     history.append(acme, "s", [Message("user", "hi"), Message("assistant", "hello", data={"langchain": {}})])
@@ -161,7 +148,6 @@ async def test_a_long_conversation_is_flushed_to_the_archive(
             assert all(tenant.id in str(m.content) for m in everything if m.role == MessageRole.USER)
 
 
-@pytest.mark.usefixtures("own_loop")
 def test_a_memory_belongs_to_the_scope_it_was_made_in(pair: tuple[Tenant, Tenant]) -> None:
     a, b = pair
     history = InMemoryHistory()
