@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -59,11 +62,25 @@ def _sqlite_engine(url: sa.URL, timeout: float, *, in_memory: bool) -> sa.Engine
 def _set_journal(connection: Any, _record: object) -> None:
     # Readers and a writer don't block each other; FULL, because rows are deleted elsewhere once they are here.
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _patiently(lambda: cursor.execute("PRAGMA journal_mode=WAL"))
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 
 
+def _patiently(statement: Callable[[], object]) -> None:
+    """While another worker changes the journal of a new database, SQLite says `locked` without waiting its timeout."""
+    give_up = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            statement()
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+
+
+_PATIENCE_S = 5.0
 _CLEAR = (
     ("database is locked", "another process holds the lock on the ledger's database", 1.0),
     ("database or disk is full", "the disk of the ledger's database is full: free space or move it", None),
