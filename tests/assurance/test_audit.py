@@ -42,7 +42,12 @@ def test_every_probe_has_a_defect_and_ids_are_unique() -> None:
     assert len(set(ids)) == len(ids) and set(ids) == set(DEFECTS)
 
 
-@pytest.mark.parametrize("probe", CATALOGUE, ids=lambda probe: probe.id)
+def _marked(probe: Probe) -> Any:
+    of_a_guard = (pytest.mark.guardrail,) if probe.id.startswith("guard.") else ()
+    return pytest.param(probe, id=probe.id, marks=of_a_guard)
+
+
+@pytest.mark.parametrize("probe", [_marked(probe) for probe in CATALOGUE])
 def test_a_seeded_defect_is_found(probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with in_memory(tmp_path) as tenancy:
         assert run(tenancy, only=[probe.id]).exit_code == 0
