@@ -29,7 +29,9 @@ from tenant_middleware import (
     scope,
 )
 from tenant_middleware.langchain import TenantChatModel
+from tenant_middleware.langchain.usage import usage_of
 from tenant_middleware.local import echo_chat_model, scripted_tool_model
+from tenant_middleware.metering.usage import Usage
 
 
 @pytest.fixture
@@ -257,3 +259,28 @@ def test_a_provider_that_reports_nothing_is_booked_as_estimated(tenancy: Tenancy
 def test_dumps_show_neither_gate_nor_inner_model(model: TenantChatModel) -> None:
     assert set(model.model_dump()) & {"gate", "model"} == set()
     assert "ModelGate" not in repr(model)
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        ({}, Usage(9, 4)),
+        ({"cache_read": 5}, Usage(9, 4, 5)),
+        ({"cache_creation": 5}, Usage(9, 4, cache_write_tokens=5)),
+        (
+            {"cache_creation": 0, "ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3},
+            Usage(9, 4, cache_write_tokens=5),
+        ),
+    ],
+    ids=["plain", "read", "written", "written by age"],
+)
+def test_reads_and_writes_of_a_providers_cache_are_reported(details: dict[str, int], expected: Usage) -> None:
+    """Both have prices of their own, so a call's cost depends on them."""
+    metadata = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13, "input_token_details": details}
+    answer = AIMessage("words", usage_metadata=metadata)
+    assert usage_of(ChatResult(generations=[ChatGeneration(message=answer)])) == expected
+    if not details.get("ephemeral_5m_input_tokens"):
+        names = {"cache_read": "cached_tokens", "cache_creation": "cache_creation_tokens"}
+        openai = {"prompt_tokens_details": {names[name]: count for name, count in details.items()}}
+        output = {"token_usage": {"prompt_tokens": 9, "completion_tokens": 4} | openai}
+        assert usage_of(ChatResult(generations=[], llm_output=output)) == expected

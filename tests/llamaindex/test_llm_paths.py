@@ -322,12 +322,17 @@ def test_a_response_id_is_continued_by_the_tenant_it_was_given_to_alone(
             Usage(9, 4, 5),
         ),
         ({"usage": {"input_tokens": 9, "output_tokens": 4, "cache_read_input_tokens": 5}}, {}, Usage(14, 4, 5)),
+        (
+            {"usage": {"input_tokens": 9, "output_tokens": 4, "cache_creation_input_tokens": 5}},
+            {},
+            Usage(14, 4, cache_write_tokens=5),
+        ),
         ({"usage_metadata": {"prompt_token_count": 9, "candidates_token_count": 4}}, {}, Usage(9, 4)),
         ({"prompt_eval_count": 9, "eval_count": 4}, {}, Usage(9, 4)),
         ({}, {"prompt_tokens": 9, "completion_tokens": 4}, Usage(9, 4)),
         (None, {}, None),
     ],
-    ids=["openai", "openai cached", "anthropic", "gemini", "ollama", "counts", "nothing"],
+    ids=["openai", "openai cached", "anthropic", "anthropic write", "gemini", "ollama", "counts", "nothing"],
 )
 def test_usage_is_read_under_each_providers_names(raw: Any, more: dict[str, Any], expected: Usage | None) -> None:
     assert usage_of(CompletionResponse(text="", raw=raw, additional_kwargs=more)) == expected

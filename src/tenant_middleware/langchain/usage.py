@@ -79,6 +79,7 @@ def usage_of(result: ChatResult) -> Usage | None:
             int(reported["completion_tokens"]),
             int(_get(details, "cached_tokens")),
             int(_get(output, "reasoning_tokens")),
+            cache_write_tokens=int(_get(details, "cache_creation_tokens")),
         )
     return usage_of_messages([generation.message for generation in result.generations])
 
@@ -98,16 +99,20 @@ def _of_answers(usages: list[Usage]) -> Usage:
         sum(u.completion_tokens for u in usages),
         max(u.cached_tokens for u in usages),
         sum(u.reasoning_tokens for u in usages),
+        cache_write_tokens=max(u.cache_write_tokens for u in usages),
     )
 
 
 def _from_metadata(metadata: Any) -> Usage:
     inputs, outputs = metadata.get("input_token_details") or {}, metadata.get("output_token_details") or {}
+    # langchain-anthropic reports writes by how long they are kept, and their sum as 0 then
+    by_age = int(inputs.get("ephemeral_5m_input_tokens") or 0) + int(inputs.get("ephemeral_1h_input_tokens") or 0)
     return Usage(
         int(metadata.get("input_tokens") or 0),
         int(metadata.get("output_tokens") or 0),
         int(inputs.get("cache_read") or 0),
         int(outputs.get("reasoning") or 0),
+        cache_write_tokens=max(int(inputs.get("cache_creation") or 0), by_age),
     )
 
 

@@ -36,7 +36,13 @@ def _usage(reported: Any) -> Usage | None:
         return None
     inputs = field(reported, "prompt_tokens_details") or field(reported, "input_tokens_details")
     outputs = field(reported, "completion_tokens_details") or field(reported, "output_tokens_details")
-    return Usage(prompt, output, _first(inputs, "cached_tokens"), _first(outputs, "reasoning_tokens"))
+    return Usage(
+        prompt,
+        output,
+        _first(inputs, "cached_tokens"),
+        _first(outputs, "reasoning_tokens"),
+        cache_write_tokens=_first(inputs, "cache_creation_tokens"),
+    )
 
 
 def _billed(meta: Any) -> Usage | None:

@@ -90,7 +90,7 @@ def _usage(reported: Any) -> Usage | None:
         )
     cached = read or _detail(reported, _INPUT_DETAILS, "cached_tokens")
     reasoning = _detail(reported, _OUTPUT_DETAILS, "reasoning_tokens")
-    return Usage(prompt + read + written, output, cached, reasoning)
+    return Usage(prompt + read + written, output, cached, reasoning, cache_write_tokens=written)
 
 
 def _detail(reported: Any, places: Iterable[str], name: str) -> int:
