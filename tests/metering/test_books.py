@@ -27,6 +27,7 @@ from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing.admission import ask
 from tenant_middleware.testing.ledger import entry
+from tests.metering.faults import full
 
 TENANTS = (Tenant("acme", "gold"), Tenant("Acme", "gold"))
 
@@ -158,6 +159,22 @@ def test_a_store_that_is_down_at_the_end_keeps_its_rows_and_closes_the_rest(
     assert "wait where they are" in caplog.text
     with Tenancy.from_mapping(on_redis) as tenancy:
         assert tenancy.drain() == 1
+
+
+def test_a_full_database_keeps_rows_in_the_store_and_calls_go_on(on_redis: dict[str, Any]) -> None:
+    with Tenancy.from_mapping(on_redis) as tenancy:
+        with full(tenancy.ledger._queue.ledger):
+            for _ in range(200):
+                for prompt, tenant in enumerate(TENANTS, 10):
+                    call(tenancy, tenant, prompt)
+            with pytest.raises(StoreUnavailable, match="full"):
+                tenancy.drain()
+            call(tenancy, TENANTS[0])
+        tenancy.drain()
+        assert {name: (one.calls, one.cost_nano) for name, one in tenancy.ledger.totals("tenant").items()} == {
+            "acme": (201, 201 * 20_000),
+            "Acme": (200, 200 * 21_000),
+        }
 
 
 def test_rows_are_trimmed_only_when_the_ledger_has_them(on_redis: dict[str, Any], redis_url: str) -> None:

@@ -26,6 +26,7 @@ from tenant_middleware.local import local_postgres
 from tenant_middleware.metering.ledger import Ledger
 from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.testing.ledger import LedgerContract, entry
+from tests.metering.faults import full
 
 MIGRATIONS = Path(sql_schema.__file__).parent / "migrations"
 
@@ -165,23 +166,14 @@ def test_a_locked_database_delays_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_full_database_refuses_new_calls_and_keeps_the_settled_ones(tmp_path: Path) -> None:
     ledger = SqlLedger(f"sqlite:///{tmp_path}/usage.db")
-    with ledger._engine.connect() as connection:
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-
-    def small(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute(f"PRAGMA max_page_count = {pages}")
-
-    sa.event.listen(ledger._engine, "connect", small)
-    ledger._engine.dispose()
     books = WriteBehind(ledger, max_pending=200, interval=60)
-    with pytest.raises(StoreUnavailable, match="wait for the ledger"):
-        for number in range(1_000):
-            books.append(entry(call_id=str(number), attempt_ids="x" * 500))
-    with pytest.raises(StoreUnavailable, match="full"):
-        books.flush()
-    assert books.pending == 200
-    sa.event.remove(ledger._engine, "connect", small)
-    ledger._engine.dispose()
+    with full(ledger):
+        with pytest.raises(StoreUnavailable, match="wait for the ledger"):
+            for number in range(1_000):
+                books.append(entry(call_id=str(number), attempt_ids="x" * 500))
+        with pytest.raises(StoreUnavailable, match="full"):
+            books.flush()
+        assert books.pending == 200
     books.flush()
     assert books.totals().calls == 200
     books.close()
