@@ -34,6 +34,18 @@ def hold(url: str, slots: str, lease: str, many: str) -> None:
     time.sleep(600)
 
 
+def freeze(url: str, slots: str, lease: str) -> None:
+    """Hold every slot and say so; on a line from outside give them back, and say that."""
+    queue = open_queue(url, slots, lease)
+    held = [queue.enter(ticket(Tenant("Acme", "free"))) for _ in range(int(slots))]
+    say("held")
+    sys.stdin.readline()
+    for slot in held:
+        queue.leave(slot, 10, 5)
+    queue.close()
+    say("left")
+
+
 def serve(url: str, slots: str, lease: str, tenant: str, many: str) -> None:
     """Calls in two threads, each with its own span of time; say every span, then how many failed."""
     queue, spans, failed = open_queue(url, slots, lease), list[tuple[float, float]](), 0
@@ -79,4 +91,4 @@ def fork(url: str, slots: str, lease: str) -> None:
 
 
 if __name__ == "__main__":
-    {"hold": hold, "serve": serve, "fork": fork}[sys.argv[1]](*sys.argv[2:])
+    {"hold": hold, "freeze": freeze, "serve": serve, "fork": fork}[sys.argv[1]](*sys.argv[2:])
