@@ -112,6 +112,10 @@ def test_the_block_is_one() -> None:
     assert run(program, json.dumps(sorted(base_distributions()))).strip() == "absent"
 
 
+def test_the_package_and_its_metadata_name_one_version() -> None:
+    assert importlib.metadata.version("tenant-middleware") == tenant_middleware.__version__
+
+
 def test_every_public_name_is_there() -> None:
     for name in getattr(tenant_middleware, "__all__", []):
         assert getattr(tenant_middleware, name) is not None
