@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -23,6 +24,9 @@ from hypothesis import HealthCheck, settings
 from tenant_middleware.context import peek_tenant
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing import ManualClock
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
