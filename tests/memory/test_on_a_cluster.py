@@ -75,7 +75,8 @@ async def test_provider_ids(opened: Callable[..., Any], pair: tuple[Tenant, Tena
 
 
 def test_a_tenants_keys_share_a_slot(opened: Callable[..., Any], cluster: str, pair: tuple[Tenant, Tenant]) -> None:
-    history, cache = opened(RedisHistory), opened(RedisExactCache, rules=RULES)
+    history = opened(RedisHistory, limits=HistoryLimits(max_tokens=100))
+    cache = opened(RedisExactCache, rules=RULES)
     for tenant in pair:
         history.append(tenant, "s", [Message("user", "x")])
         cache.store(tenant, "k", "v")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -9,7 +10,7 @@ from redis import Redis
 
 from tenant_middleware.backends.redis.history import RedisHistory
 from tenant_middleware.errors import StoreUnavailable
-from tenant_middleware.isolation.history import HistoryLimits, Message
+from tenant_middleware.isolation.history import HistoryLimits, Message, surplus
 from tenant_middleware.keys import key_prefix
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing.history import HistoryContract, NewHistory, said, texts
@@ -42,7 +43,52 @@ def test_every_key_begins_with_its_tenant(redis_url: str, pair: tuple[Tenant, Te
         names = set(client.scan_iter())
         assert {sum(name.startswith(key_prefix(t)) for t in pair) for name in names} == {1}
         assert all(client.pttl(name) > 0 for name in names), "nothing stays behind for ever"
-    assert len(names) == 6
+    assert len(names) == 4
+
+
+def test_a_total_of_tokens_is_kept_only_where_tokens_are_limited(redis_url: str, acme: Tenant) -> None:
+    plain, limited = RedisHistory(redis_url), RedisHistory(redis_url, limits=HistoryLimits(ttl=60, max_tokens=100))
+    with Redis.from_url(redis_url) as client:
+        plain.append(acme, "s", said("x"))
+        assert len(client.keys()) == 2, "the session and the index"
+        limited.append(acme, "s", said("x"))
+        assert len(client.keys()) == 3 and all(client.pttl(name) > 0 for name in client.scan_iter())
+    plain.close()
+    limited.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_workers_with_other_limits_trim_by_what_is_stored(redis_url: str, acme: Tenant, seed: int) -> None:
+    """A total that one worker keeps, and others don't, is never taken for more than it says."""
+    dice = random.Random(seed)
+    limits = [HistoryLimits(), HistoryLimits(max_messages=3), HistoryLimits(max_tokens=40)]
+    workers = [RedisHistory(redis_url, limits=each) for each in limits]
+    stored: dict[str, list[Message]] = {"s": [], "t": []}
+    for step in range(150):
+        worker, bounds = dice.choice(list(zip(workers, limits, strict=True)))
+        name, other = dice.sample(sorted(stored), 2)
+        verb = dice.choice(["append", "append", "append", "drop", "move", "remove", "clear", "replace"])
+        new = [Message(dice.choice(["user", "tool"]), f"{step}", tokens=dice.randrange(12)) for _ in range(2)]
+        if verb in ("append", "replace"):
+            worker.append(acme, name, new) if verb == "append" else worker.replace(acme, name, new)
+            grown = stored[name] + new if verb == "append" else new
+            stored[name] = grown[surplus(grown, bounds) :]
+        elif verb == "drop":
+            assert worker.drop_oldest(acme, name, 2) == stored[name][:2]
+            stored[name] = stored[name][2:]
+        elif verb == "move":
+            assert worker.move_oldest(acme, name, other, 2) == stored[name][:2]
+            stored[other], stored[name] = stored[other] + stored[name][:2], stored[name][2:]
+        elif verb == "remove":
+            worker.remove(acme, name, 1)
+            del stored[name][1:2]
+        elif dice.random() < 0.3:
+            assert worker.clear(acme, name) == len(stored[name])
+            stored[name] = []
+        assert {each: worker.read(acme, each) for each in stored} == stored
+        assert worker.sessions(acme) == [each for each in stored if stored[each]]
+    for worker in workers:
+        worker.close()
 
 
 def test_clearing_a_tenant_leaves_none_of_its_keys(redis_url: str, pair: tuple[Tenant, Tenant]) -> None:

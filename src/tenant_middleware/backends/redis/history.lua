@@ -1,7 +1,8 @@
 -- Conversations of one tenant; all keys carry its hash tag. A line of a session is "<weight><t or .><json>": its
 -- weight in tokens, t for a tool's result, the message.
 --
--- KEYS: session list, session total (tokens), index (hash: session id -> list key); for 'move' list and total to move to
+-- KEYS: session list, its total ("<lines> <tokens>"), index (hash: session id -> list key); for 'move' also list and
+-- total to move to
 -- ARGV[1]: verb; the rest is said at each verb.
 
 local list, total, index = KEYS[1], KEYS[2], KEYS[3]
@@ -10,32 +11,60 @@ local function weight(line)
   return tonumber(string.match(line, '^%d+'))
 end
 
-local function off_the_front()
-  local line = redis.call('LPOP', list)
-  redis.call('DECRBY', total, weight(line))
-  return line
+local function sum(lines)
+  local tokens = 0
+  for _, line in ipairs(lines) do
+    tokens = tokens + weight(line)
+  end
+  return tokens
+end
+
+-- The tokens of the first `length` lines. Only a worker that limits tokens keeps a total; others add lines without it,
+-- so it holds for as many lines as it says. Whatever takes lines away, or begins a session, drops or replaces it.
+local function tokens_before(length)
+  local known = redis.call('GET', total)
+  if known and tonumber(string.match(known, '^%d+')) == length then
+    return tonumber(string.match(known, '%d+$'))
+  end
+  return length > 0 and sum(redis.call('LRANGE', list, 0, length - 1)) or 0
 end
 
 -- Oldest lines go until the session fits; the last one stays, and no tool's result leads the rest.
-local function trim(max_tokens, max_messages)
-  local length = redis.call('LLEN', list)
-  local tokens = tonumber(redis.call('GET', total) or '0')
+local function trim(length, tokens, max_tokens, max_messages)
   local dropped = false
   while length > 1 and ((max_messages > 0 and length > max_messages) or (max_tokens > 0 and tokens > max_tokens)) do
-    tokens = tokens - weight(off_the_front())
+    tokens = tokens - weight(redis.call('LPOP', list))
     length = length - 1
     dropped = true
   end
   while dropped and length > 1 and string.match(redis.call('LINDEX', list, 0), '^%d+t') do
-    off_the_front()
+    tokens = tokens - weight(redis.call('LPOP', list))
     length = length - 1
   end
-  return length
+  return length, tokens
 end
 
 local function forget(session)
   redis.call('UNLINK', list, total)
   redis.call('HDEL', index, session)
+end
+
+-- Lines were taken away: the total is no longer right, and a session without a line is none.
+local function shortened(session)
+  redis.call('UNLINK', total)
+  if redis.call('LLEN', list) == 0 then
+    redis.call('HDEL', index, session)
+  end
+end
+
+local function take(session, count)
+  count = math.min(count, redis.call('LLEN', list))
+  if count == 0 then
+    return {}
+  end
+  local taken = redis.call('LPOP', list, count)
+  shortened(session)
+  return taken
 end
 
 -- ARGV: session id, ttl (ms, 0 for none), max tokens (0 for none), max messages (0 for none), weight of all lines, line...
@@ -45,17 +74,26 @@ local function append()
   for i = 7, #ARGV, 1000 do
     length = redis.call('RPUSH', list, unpack(ARGV, i, math.min(i + 999, #ARGV)))
   end
-  redis.call('INCRBY', total, ARGV[6])
-  if length == #ARGV - 6 then
+  local before = length - (#ARGV - 6)
+  if before == 0 then
+    redis.call('UNLINK', total)
     redis.call('HSET', index, session, list)
+  end
+  local tokens = max_tokens > 0 and tokens_before(before) + ARGV[6] or 0
+  if max_tokens > 0 or max_messages > 0 then
+    length, tokens = trim(length, tokens, max_tokens, max_messages)
+  end
+  if max_tokens > 0 then
+    redis.call('SET', total, length .. ' ' .. tokens)
+  elseif max_messages > 0 then
+    redis.call('UNLINK', total)
   end
   if ttl > 0 then
     redis.call('PEXPIRE', list, ttl)
-    redis.call('PEXPIRE', total, ttl)
     redis.call('PEXPIRE', index, ttl)
-  end
-  if max_tokens > 0 or max_messages > 0 then
-    return trim(max_tokens, max_messages)
+    if max_tokens > 0 then
+      redis.call('PEXPIRE', total, ttl)
+    end
   end
   return length
 end
@@ -77,34 +115,21 @@ end
 
 -- ARGV: session id, how many
 if verb == 'drop' then
-  local dropped = {}
-  for _ = 1, math.min(tonumber(ARGV[3]), redis.call('LLEN', list)) do
-    dropped[#dropped + 1] = off_the_front()
-  end
-  if redis.call('LLEN', list) == 0 then
-    forget(ARGV[2])
-  end
-  return dropped
+  return take(ARGV[2], tonumber(ARGV[3]))
 end
 
 -- ARGV: session id, how many, ttl, id of the session to move to
 if verb == 'move' then
-  local moved, ttl = {}, tonumber(ARGV[4])
-  for _ = 1, math.min(tonumber(ARGV[3]), redis.call('LLEN', list)) do
-    local line = off_the_front()
-    moved[#moved + 1] = line
-    redis.call('RPUSH', KEYS[4], line)
-    redis.call('INCRBY', KEYS[5], weight(line))
-  end
+  local moved, ttl = take(ARGV[2], tonumber(ARGV[3])), tonumber(ARGV[4])
   if #moved > 0 then
+    for _, line in ipairs(moved) do
+      redis.call('RPUSH', KEYS[4], line)
+    end
+    redis.call('UNLINK', KEYS[5])
     redis.call('HSET', index, ARGV[5], KEYS[4])
     if ttl > 0 then
       redis.call('PEXPIRE', KEYS[4], ttl)
-      redis.call('PEXPIRE', KEYS[5], ttl)
       redis.call('PEXPIRE', index, ttl)
-    end
-    if redis.call('LLEN', list) == 0 then
-      forget(ARGV[2])
     end
   end
   return moved
@@ -118,10 +143,7 @@ if verb == 'remove' then
   end
   redis.call('LSET', list, tonumber(ARGV[3]), '')
   redis.call('LREM', list, 1, '')
-  redis.call('DECRBY', total, weight(line))
-  if redis.call('LLEN', list) == 0 then
-    forget(ARGV[2])
-  end
+  shortened(ARGV[2])
   return {line}
 end
 
