@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from tenant_middleware.errors import InvalidInput, MissingTenant, TenantMismatch
+from tenant_middleware.garbage import keep_context
 from tenant_middleware.tenant import Tenant
 
 P = ParamSpec("P")
@@ -33,6 +34,7 @@ class Frame:
 
 
 _frame: ContextVar[Frame | None] = ContextVar("tenant_middleware_frame", default=None)
+keep_context()
 
 
 def current_tenant() -> Tenant:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from tenant_middleware.isolation.seal import unseal_all
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 from tests.litellm import upstream as provider
+from tests.litellm.proxy import Proxy
 from tests.litellm.upstream import Upstream
 
 MODELS = ["chat", "spare", "embed", "image", "rank"]
@@ -46,6 +47,19 @@ POLICY: dict[str, Any] = {
     },
 }
 ACME, GLOBEX, INITECH = (Tenant(name, "pro", "ann") for name in ("acme", "globex", "initech"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails beside a proxy shows the proxy's workers and its log."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Proxy):
+                report.sections.append(("the proxy", value.state()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Proxy:
     url: str
     folder: Path
     process: subprocess.Popen[bytes]
+    started: list[int] = field(default_factory=list)
 
     def client(self, tenant: str = "acme", **more: Any) -> httpx.Client:
         headers = {"authorization": f"Bearer {token(tenant, **more)}"}
@@ -70,6 +71,11 @@ class Proxy:
 
     def log(self) -> str:
         return (self.folder / "proxy.log").read_text()
+
+    def state(self) -> str:
+        """What a failing test has to tell: who serves, who did when it began, and the end of the log."""
+        serving = f"status {code}" if (code := self.process.poll()) is not None else f"workers {self.workers()}"
+        return f"{self.url}: {serving}, at the start {self.started}\n{self.log()[-6_000:]}"
 
     def rows(self, tenant: str | None = None) -> list[Any]:
         from tenant_middleware.backends.sql import SqlLedger
@@ -158,6 +164,7 @@ def running(
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOG": "ERROR",
         "NO_DOCS": "True",
+        "PYTHONFAULTHANDLER": "1",  # a worker that crashes says where
         "DISABLE_ADMIN_UI": "True",
         **(environ or {}),
     }
@@ -169,7 +176,11 @@ def running(
         try:
             if wait:
                 _wait(proxy, workers)
+                proxy.started = proxy.workers()
             yield proxy
+        except BaseException:
+            print(proxy.state())
+            raise
         finally:
             with suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(process.pid, signal.SIGKILL)

@@ -293,10 +293,14 @@ async def test_a_cancelled_call_is_charged_its_prompt(tenancy: Tenancy, make: Ma
     assert row.status == "cancelled" and row.completion_tokens == 0 and row.prompt_tokens >= 200
 
 
-async def test_a_hang_up_in_mid_stream_is_charged_what_came(tenancy: Tenancy, make: Make, form: str) -> None:
+async def test_a_hang_up_in_mid_stream_is_charged_what_came(
+    tenancy: Tenancy, make: Make, form: str, upstream: Upstream
+) -> None:
     router = make(tenancy, num_retries=0)
     with scope(ACME):
-        stream = await router.acompletion("chat", say("hi", output=50, hangup=5, pause=0.005), stream=True)
+        stream = await router.acompletion("chat", say("hi", output=50, hangup=5), stream=True)
+        await anext(stream)
+        upstream.hang_up()
         with pytest.raises(openai.APIError):
             async for _ in stream:
                 pass

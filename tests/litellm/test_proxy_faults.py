@@ -83,6 +83,22 @@ def test_a_killed_worker_loses_no_money(tmp_path: Path, redis: str, upstream: Up
         assert len(expired) in (0, lost)
 
 
+def test_a_proxy_that_is_told_to_stop_writes_its_books(
+    tmp_path: Path, redis: str, upstream: Upstream, name: str
+) -> None:
+    """Rows go to the ledger once in an hour here: what is in it after SIGTERM, the workers wrote when they ended."""
+    wanted = policy(redis)
+    wanted["admission"] = wanted["admission"] | {"drain_every": "1h"}
+    with proxies.running(tmp_path, wanted, proxies.config(upstream.url), workers=2) as served:
+        for _ in range(6):  # each by a connection of its own, for either worker to take
+            with served.client(name) as client:
+                assert ask(client).status_code == 200
+        assert served.rows(name) == []
+        served.process.terminate()
+        served.process.wait(60)
+        assert len(served.rows(name)) == 6
+
+
 def test_redis_gone_for_ten_seconds(tmp_path: Path, redis: str, upstream: Upstream, name: str) -> None:
     """Nobody is served meanwhile, by 503 and quickly; after it calls go on, and nothing that ran before is lost."""
     wanted = policy(redis)

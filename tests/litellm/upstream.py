@@ -1,7 +1,8 @@
 """A model provider on loopback that does as the prompt says, and keeps its own books.
 
 Directives stand in the prompt: `[prompt=50]` and `[output=50]` are what it charges, `[delay=0.2]` seconds before it
-answers, `[fail=500]` an error status, `[hangup=3]` chunks before the connection drops, `[ignore_cap]`, `[no_usage]`,
+answers, `[fail=500]` an error status, `[hangup=3]` chunks before the connection drops at a word of `Upstream.hang_up`
+(a client that is slow loses what it hasn't read when it drops), `[ignore_cap]`, `[no_usage]`,
 `[who=acme]` under which name it books. `[say=...]` is the answer. Run as a program it prints its port.
 """
 
@@ -41,6 +42,7 @@ class Books:
 
 
 BOOKS = Books()
+HANG_UP = asyncio.Event()
 
 
 def orders(body: dict[str, Any]) -> dict[str, str]:
@@ -64,6 +66,10 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         return
     if path == "/reset":
         BOOKS.__init__()  # type: ignore[misc]  # the books of the next test
+        await _json(send, 200, {})
+        return
+    if path == "/hang_up":
+        HANG_UP.set()
         await _json(send, 200, {})
         return
     if scope["method"] == "GET":  # LiteLLM looks for models when it starts
@@ -125,6 +131,8 @@ async def _chat(send: Any, body: dict[str, Any], asked: dict[str, str], who: str
     try:
         for i in range(output):
             if hangup is not None and i >= hangup:
+                await HANG_UP.wait()
+                HANG_UP.clear()
                 raise ConnectionResetError("told to hang up")
             delta = {"index": 0, "delta": {"role": "assistant", "content": f"w{i} "}, "finish_reason": None}
             await _event(send, base | {"object": "chat.completion.chunk", "choices": [delta]})
@@ -243,6 +251,9 @@ class Upstream:
 
     def reset(self) -> None:
         self._client.post("/reset")
+
+    def hang_up(self) -> None:
+        self._client.post("/hang_up")
 
     def close(self) -> None:
         self._client.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any
 
 from tenant_middleware.errors import SettingsError
 
@@ -43,10 +43,29 @@ def _custom_auth() -> Door:
 
     tenancy = _tenancy()
     _ = tenancy.identity  # a policy without [identity] stops the proxy now, not at the first request
-    from litellm.proxy.proxy_server import app
+    from litellm.proxy import proxy_server
 
-    build_wall(app)
+    build_wall(proxy_server.app)
+    _close_at_shutdown(proxy_server, tenancy)
     return Door(tenancy)
+
+
+def _close_at_shutdown(proxy_server: Any, tenancy: Tenancy) -> None:
+    """Bring what is settled into the ledger before the worker ends.
+
+    The application's lifespan has begun when plugins are loaded, and uvicorn ends a worker by raising its signal once
+    more, so that nothing runs at exit: the proxy's own last step is the one place left.
+    """
+    before = proxy_server.proxy_shutdown_event
+
+    @wraps(before)
+    async def shut_down(*args: Any, **kwargs: Any) -> None:
+        try:
+            await before(*args, **kwargs)
+        finally:
+            await tenancy.aclose()
+
+    proxy_server.proxy_shutdown_event = shut_down
 
 
 def __getattr__(name: str) -> object:
