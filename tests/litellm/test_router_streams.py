@@ -21,7 +21,7 @@ def _say(**orders: int) -> list[dict[str, str]]:
 
 
 async def test_the_reservation_grows_with_what_is_written(deployments: Deployments, upstream: Upstream) -> None:
-    """A tier that reserves the usual length of an answer: a longer one is reserved as it is written, also after a hop."""
+    """A tier that reserves the usual answer reserves a longer one as it is written, also after a hop."""
     clock = ManualClock()
     models = deployments("broken", model="openai/broken", twice=False) + deployments("chat", twice=False)
     adaptive = POLICY["tiers"]["pro"] | {"estimate": "adaptive", "models": ["chat", "broken"]}
