@@ -237,6 +237,10 @@ class Policy(Model):
         """Have these tenants refused, and no others: by identity, gate and backends, which all ask here."""
         self._standing.barred = tenant_ids
 
+    def is_barred(self, tenant_id: str) -> bool:
+        """Whether nothing is served to a tenant, whoever passes."""
+        return tenant_id in self._standing.barred
+
     def refuse_barred(self, tenant_id: str) -> None:
         """Raise TenantSuspended for a tenant that is barred, outside its `passage`."""
         if tenant_id in self._standing.barred and _passage.get() != tenant_id:

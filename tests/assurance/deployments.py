@@ -8,9 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from redis import Redis
+
 from tenant_middleware.backends.pinecone import PineconeVectors
+from tenant_middleware.backends.redis.wire import REGISTRY
 from tenant_middleware.identity.forgery import Forgery
 from tenant_middleware.identity.settings import IdentitySettings
+from tenant_middleware.keys import encode
 from tenant_middleware.local import local_redis
 from tenant_middleware.tenancy import Tenancy
 from tests.pinecone_server.app import PineconeServer
@@ -77,6 +81,14 @@ def on_pinecone(folder: Path, isolation: str = "namespace") -> Iterator[Tenancy]
             yield tenancy
         finally:
             vectors.close()
+
+
+def traces(client: Redis) -> set[bytes]:
+    """Whatever in a Redis carries the name of an audit: keys, indexes, members of the registry of tenants."""
+    # What every encoded id of an audit's tenants begins with: base32 writes five bits a letter.
+    encoded = encode("tm-audit-")[: 9 * 8 // 5].encode()
+    names = {*client.scan_iter(), *client.execute_command("FT._LIST"), *client.smembers(REGISTRY)}
+    return {name for name in names if encoded in name or b"tm-audit-" in name}
 
 
 DEPLOYMENTS: dict[str, Callable[[Path], AbstractContextManager[Tenancy]]] = {

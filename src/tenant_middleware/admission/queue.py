@@ -70,7 +70,8 @@ class FairQueue(Protocol):
     `leave` gives the slot back with what the call really used. `park` gives it back because a limit denied the call:
     the tenant stands aside for `seconds` and then waits again, without blocking others; returns a new slot.
     `progress` reports the output so far of a running call: it raises what the tenant is charged once the call outgrows
-    its estimate. A second `leave` of one slot changes nothing. `in_process` says that all but `enter` and `park` only
+    its estimate. A second `leave` of one slot changes nothing. `forget` drops the figures and learnt means of a tenant
+    that left, and says in how many pools there were any. `in_process` says that all but `enter` and `park` only
     compute, so that async code may call the sync methods too. `map` and `amap` come with `queueing.batch.Batches`.
     """
 
@@ -90,6 +91,7 @@ class FairQueue(Protocol):
         pool: PoolUse | None = None,
         progress: bool = True,
     ) -> list[R]: ...
+    def forget(self, tenant: Tenant) -> int: ...
     def close(self) -> None: ...
 
     async def aenter(self, ticket: Ticket) -> Slot: ...

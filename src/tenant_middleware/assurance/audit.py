@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tenant_middleware import telemetry
-from tenant_middleware.assurance.canaries import audit_tenants, canaries
+from tenant_middleware.assurance.canaries import audit_name, canaries
+from tenant_middleware.assurance.guests import invited, sweep
 from tenant_middleware.assurance.probes import CATALOGUE, Probe, Stage
 from tenant_middleware.assurance.sightings import sighting
 from tenant_middleware.context import peek_tenant
-from tenant_middleware.errors import ConfigurationError, StoreUnavailable, TenancyError, TenantMismatch
+from tenant_middleware.errors import ConfigurationError, TenancyError, TenantMismatch
 from tenant_middleware.isolation import probes as isolation_probes
 from tenant_middleware.tables import html_table
 from tenant_middleware.tenancy import Tenancy
@@ -41,11 +42,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """All findings of one run; `seed` repeats it."""
+    """All findings of one run; `seed` repeats it. `swept` names killed runs whose remains this one removed."""
 
     seed: int
     began: float
     findings: tuple[Finding, ...]
+    swept: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         rows = [(one.probe, one.tries, one.outcome, one.detail) for one in self.findings]
@@ -80,7 +82,8 @@ def audit(
 ) -> AuditReport:
     """Run the catalogue, or the probes whose ids begin with one of `only`, against a Tenancy's live backends.
 
-    What was planted is removed again, also after an interruption. Needs no scope and refuses to run inside one.
+    What was planted is removed again, also after an interruption; what a killed run left is removed by the next one.
+    Needs no scope and refuses to run inside one.
     """
     if peek_tenant() is not None:
         raise TenantMismatch("audit: a scope is open here; leave it, the audit plays tenants of its own")
@@ -89,9 +92,10 @@ def audit(
         raise ConfigurationError("audit: no probe has such an id; the catalogue is in assurance.probes.CATALOGUE")
     number = random.SystemRandom().getrandbits(32) if seed is None else seed
     dice, began = random.Random(number), tenancy.clock.time()
-    with _stage(tenancy, tier or generous_tier(tenancy), dimension, dice) as stage:
-        findings = tuple(_run_slowly(chosen, stage, pause))
-    report = AuditReport(number, began, findings)
+    swept = sweep(tenancy)
+    with _stage(tenancy, tier or generous_tier(tenancy), dimension, dice) as (stage, alive):
+        findings = tuple(_run_slowly(chosen, stage, pause, alive))
+    report = AuditReport(number, began, findings, swept)
     telemetry.audited(len(report.leaks), len(report.failed_controls), began)
     return report
 
@@ -103,34 +107,14 @@ def generous_tier(tenancy: Tenancy) -> str:
 
 
 @contextmanager
-def _stage(tenancy: Tenancy, tier: str, dimension: int | None, dice: random.Random) -> Iterator[Stage]:
-    owner, lookalike, longer, other = audit_tenants(tier, dice)
-    guests = [owner, lookalike, longer, other]
-    for guest in guests:
-        tenancy.policy.invite(guest)
-    try:
+def _stage(
+    tenancy: Tenancy, tier: str, dimension: int | None, dice: random.Random
+) -> Iterator[tuple[Stage, Callable[[], None]]]:
+    with invited(tenancy, audit_name(dice), tier) as (guests, alive):
+        owner, lookalike, longer, other = guests
         (canary,) = canaries([owner], dice)
         size = dimension or _dimension(tenancy, owner)
-        yield Stage(tenancy, canary, other, (lookalike, longer), size, dice)
-    finally:
-        _leave(tenancy, guests)
-
-
-def _leave(tenancy: Tenancy, guests: Sequence[Tenant]) -> None:
-    """Remove everything of the guests; one that a store didn't let go of is tried last, and told."""
-    failures: list[TenancyError] = []
-    for guest in guests:
-        try:
-            tenancy.forget(guest)
-        except TenancyError as error:
-            failures.append(error)
-        tenancy.policy.dismiss(guest)
-    if failures:
-        names = ", ".join(guest.id for guest in guests)
-        raise StoreUnavailable(
-            f"audit: what was planted for {names} could not be removed everywhere; run it again or erase them",
-            store="audit",
-        ) from failures[0]
+        yield Stage(tenancy, canary, other, (lookalike, longer), size, dice), alive
 
 
 def _dimension(tenancy: Tenancy, guest: Tenant) -> int:
@@ -150,10 +134,11 @@ def _in_memory(tenancy: Tenancy) -> bool:
     return tenancy.settings.backends.vectors.startswith("memory:")
 
 
-def _run_slowly(probes: Sequence[Probe], stage: Stage, pause: float) -> Iterator[Finding]:
+def _run_slowly(probes: Sequence[Probe], stage: Stage, pause: float, alive: Callable[[], None]) -> Iterator[Finding]:
     for number, probe in enumerate(probes):
         if number and pause:
             time.sleep(pause)
+        alive()
         began = time.perf_counter()
         outcome, detail = examine(probe, stage)
         yield Finding(probe.id, probe.tries, outcome, detail, time.perf_counter() - began)

@@ -39,10 +39,14 @@ def canaries(owners: list[Tenant], dice: random.Random) -> list[Canary]:
     return [Canary(owner, topic, _code(dice)) for owner, topic in zip(owners, topics, strict=True)]
 
 
-def audit_tenants(tier: str, dice: random.Random) -> list[Tenant]:
+def audit_name(dice: random.Random) -> str:
+    """The name of one run, with which the ids of its tenants begin."""
+    return f"tm-audit-{dice.getrandbits(48):012x}"
+
+
+def audit_tenants(run: str, tier: str) -> list[Tenant]:
     """Tenants that nobody has: a pair that differs in case alone, one that begins with another's id, a stranger."""
-    name = f"tm-audit-{dice.getrandbits(48):012x}"
-    ids = (f"{name}-Ada", f"{name}-ada", f"{name}-ada2", f"{name}-grace")
+    ids = (f"{run}-Ada", f"{run}-ada", f"{run}-ada2", f"{run}-grace")
     return [Tenant(tenant_id, tier, "audit") for tenant_id in ids]
 
 

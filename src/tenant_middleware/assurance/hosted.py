@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tenant_middleware.assurance.callables import Loop, WayIn
-from tenant_middleware.assurance.canaries import audit_tenants, canaries
+from tenant_middleware.assurance.canaries import audit_name, audit_tenants, canaries
 from tenant_middleware.assurance.chain import ChainAudit, ChainReport
 from tenant_middleware.context import peek_tenant
 from tenant_middleware.errors import ConfigurationError, TenantMismatch
@@ -51,7 +51,7 @@ def audit_chain(
 def _cast(tenants: Sequence[Tenant] | None, tier: str, dice: random.Random) -> tuple[list[Tenant], list[Tenant]]:
     """Who plays a part, and who plays everybody in the mutation control: with given tenants, the last of them."""
     if tenants is None:
-        return audit_tenants(tier, dice), audit_tenants(tier, dice)[:1]
+        return audit_tenants(audit_name(dice), tier), audit_tenants(audit_name(dice), tier)[:1]
     if len(set(tenants)) < 3:
         raise ConfigurationError("tenant_audit: tenants= takes at least three, the last one for the mutation control")
     return list(tenants[:-1]), list(tenants[-1:])

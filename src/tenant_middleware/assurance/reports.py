@@ -29,6 +29,7 @@ def as_json(report: AuditReport) -> dict[str, Any]:
         "exit_code": report.exit_code,
         "leaks": len(report.leaks),
         "failed_controls": len(report.failed_controls),
+        "swept": list(report.swept),
         "findings": [asdict(finding) for finding in report.findings],
     }
 

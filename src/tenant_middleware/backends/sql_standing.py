@@ -11,9 +11,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from tenant_middleware.backends.sql_engine import clear_error, make_tables, open_engine
-from tenant_middleware.isolation.standing import Standing, State
+from tenant_middleware.isolation.standing import Standing
 
 _METADATA = sa.MetaData()
+_SERVED = ("active", "guest")
 TABLE = sa.Table(
     "tenant_standing",
     _METADATA,
@@ -23,6 +24,7 @@ TABLE = sa.Table(
     sa.Column("exporting", sa.Float(53)),
     sa.Column("detail", sa.Text, nullable=False),
 )
+_STANDING = (TABLE.c.state, TABLE.c.since, TABLE.c.exporting, TABLE.c.detail)
 
 
 class SqlStandings:
@@ -53,16 +55,23 @@ class SqlStandings:
             connection.execute(self._beat, row)
 
     def get(self, tenant_id: str) -> Standing | None:
-        columns = (TABLE.c.state, TABLE.c.since, TABLE.c.exporting, TABLE.c.detail)
         with self._transaction() as connection:
-            row: Any = connection.execute(sa.select(*columns).where(TABLE.c.tenant_id == tenant_id)).first()
+            row: Any = connection.execute(sa.select(*_STANDING).where(TABLE.c.tenant_id == tenant_id)).first()
         return None if row is None else Standing(*row)
 
     def barred(self) -> frozenset[str]:
-        served: State = "active"
         with self._transaction() as connection:
-            found = connection.execute(sa.select(TABLE.c.tenant_id).where(TABLE.c.state != served))
+            found = connection.execute(sa.select(TABLE.c.tenant_id).where(TABLE.c.state.not_in(_SERVED)))
             return frozenset(row[0] for row in found)
+
+    def guests(self) -> dict[str, Standing]:
+        with self._transaction() as connection:
+            found = connection.execute(sa.select(TABLE.c.tenant_id, *_STANDING).where(TABLE.c.state == "guest"))
+            return {name: Standing(*standing) for name, *standing in found}
+
+    def remove(self, tenant_id: str) -> None:
+        with self._transaction() as connection:
+            connection.execute(sa.delete(TABLE).where(TABLE.c.tenant_id == tenant_id))
 
     def close(self) -> None:
         self._engine.dispose()

@@ -86,6 +86,7 @@ class Opener:
                     ledger=ledger,
                     record=ledger.append,
                     when_down=lambda tenant: self._policy.for_tenant(tenant).when_down,
+                    is_barred=self._policy.is_barred,
                     workers=self._settings.admission.expected_workers,
                     timeout=self._settings.admission.store_timeout,
                 )

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenant_middleware.cli.places import PolicyOption, policy_path
-from tenant_middleware.errors import ConfigurationError
+from tenant_middleware.errors import ConfigurationError, TenancyError
 
 if TYPE_CHECKING:
     from tenant_middleware.assurance.audit import AuditReport
     from tenant_middleware.assurance.probes import Probe
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends an audit as Ctrl-C does, with an exit code of its own."""
+
 
 TOKENS = ("TENANT_AUDIT_TOKEN_A", "TENANT_AUDIT_TOKEN_B")
 
@@ -38,13 +43,19 @@ def audit(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write one page here.")] = None,
 ) -> None:
-    """Try to get at another tenant's data in every known way; 1 for a leak, 2 when a control failed."""
+    """Try to get at another tenant's data in every known way; 1 for a leak, 2 when nothing is proven."""
     from tenant_middleware.assurance import reports
 
-    if url is not None:
-        report = _endpoint(url, ingest_url)
-    else:
-        report = _backends(policy_path(policy), probe or [], tier, dimension, seed)
+    try:
+        if url is not None:
+            report = _endpoint(url, ingest_url)
+        else:
+            report = _backends(policy_path(policy), probe or [], tier, dimension, seed)
+    except _Terminated:
+        raise typer.Exit(128 + signal.SIGTERM) from None
+    except TenancyError as error:  # 1 would say that something leaked
+        typer.echo(f"tenant-middleware: {error}", err=True)
+        raise typer.Exit(2) from None
     if junit is not None:
         junit.write_text(reports.as_junit(report), encoding="utf-8")
     if html is not None:
@@ -91,7 +102,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
     """A scheduler ends jobs with SIGTERM; what was planted has to go then too."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise _Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -113,6 +124,8 @@ def _print(report: AuditReport) -> None:
         table.add_row(finding.probe, escape(finding.tries), told)
     console = Console()
     console.print(table)
+    if report.swept:
+        console.print(f"removed what was left of killed audits: {', '.join(report.swept)}")
     console.print(
         f"{len(report.findings)} probes, {len(report.leaks)} leaks, {len(report.failed_controls)} failed controls, "
         f"seed {report.seed}"

@@ -280,13 +280,15 @@ class ScopedVectors:
         self._settled.pop(tenant.id, None)
         for kind in self._driver.kinds:
             place = place_of(tenant, kind)
-            if not (yield Op("holds", (place,))):
-                continue
-            erased += yield Op("count", (place,))
-            if place.shared:
+            held = yield Op("holds", (place,))
+            if held:
+                erased += yield Op("count", (place,))
+            if not place.shared:
+                yield Op("drop", (place,))  # an empty one as well: its name is the tenant's
+            elif held:
                 yield Op("delete", (place, (yield from self._keys(place))))
-            else:
-                yield Op("drop", (place,))
+            if not held:
+                continue
             yield Op("emptied", (place,))
             if (yield Op("holds", (place,))):
                 raise StoreUnavailable("erase: the store still shows records of this tenant", store="vectors")

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from tenant_middleware.errors import StoreUnavailable
 
-State = Literal["active", "suspended", "erasing", "erased"]
+State = Literal["active", "guest", "suspended", "erasing", "erased"]
 REFRESH = 1.0
 """Seconds after which every worker that reaches the store has read a mark."""
 
@@ -33,7 +33,7 @@ class Standing(NamedTuple):
 
 
 class StandingStore(Protocol):
-    """Marks by tenant id; `barred` are the ids that aren't served.
+    """Marks by tenant id; `barred` are the ids that aren't served, `guests` the names under which audits run.
 
     `put` sets all but `exporting`, `beat` sets that alone: an export and an erasure must not undo each other's marks.
     """
@@ -42,6 +42,8 @@ class StandingStore(Protocol):
     def beat(self, tenant_id: str, at: float | None) -> None: ...
     def get(self, tenant_id: str) -> Standing | None: ...
     def barred(self) -> frozenset[str]: ...
+    def guests(self) -> dict[str, Standing]: ...
+    def remove(self, tenant_id: str) -> None: ...
     def close(self) -> None: ...
 
 

@@ -143,16 +143,18 @@ def stores_of(tenancy: Tenancy) -> dict[str, TenantStore]:
         for number, backend in enumerate(backends):
             found[concern if len(backends) == 1 else f"{concern}.{number + 1}"] = wrap(backend)
     found["provider_ids"] = Forgotten(tenancy.provider_state.ids.clear)
+    accounts = tenancy._opener.opened("admission")
+    for number, account in enumerate(accounts):
+        name = "limits and budgets"
+        found[name if len(accounts) == 1 else f"{name} {number + 1}"] = Forgotten(account.forget)
+    found["fair queue"] = Forgotten(tenancy.gate.queue.forget)
     for number, url in enumerate(sorted(redis_urls(tenancy))):
         from tenant_middleware.backends.redis.keyspace import RedisKeyspace
 
-        found[f"redis keys {number + 1}"] = Keyspace(RedisKeyspace(url))
+        found[f"redis keys {number + 1}"] = Keyspace(tenancy._opener.open("redis keys", url, RedisKeyspace))
     observed = tenancy.observations
     if observed is not None:
         found["observations"] = Forgotten(observed.forget)
-    for store in tenancy._opener.opened("admission"):
-        if hasattr(store, "forget"):
-            found["limits and budgets"] = Forgotten(store.forget)
     found["this process"] = Forgotten(lambda tenant: sum(cleared.count for cleared in RESIDENTS.leave(tenant)))
     return found
 

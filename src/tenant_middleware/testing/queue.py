@@ -205,3 +205,17 @@ class FairQueueContract(ABC):
         assert (state.running, state.waiting) == (0, 0)
         assert {lane.tenant_id: lane.served_calls for lane in state.lanes} == {"Acme": 20, "acme": 20, "acme2": 10}
         await queue.aclose()
+
+    def test_a_tenant_that_left_is_forgotten_and_its_neighbour_is_not(self) -> None:
+        queue = self.make(pools(2))
+        for tenant in (ACME, TWIN):
+            queue.leave(queue.enter(ticket(tenant)), 100, 7)
+        running = queue.enter(ticket(ACME))
+        assert queue.forget(ACME) == 1  # a call that runs keeps its slot
+        queue.leave(running, 100, 7)
+        assert queue.forget(ACME) == 1 and queue.forget(ACME) == 0
+        (state,) = [pool for pool in queue.state() if pool.name == "p"]
+        assert {lane.tenant_id: lane.served_calls for lane in state.lanes} == {"acme": 1}
+        assert (state.running, state.waiting) == (0, 0)
+        queue.leave(queue.enter(ticket(ACME, timeout=0)), 100, 0)
+        queue.close()

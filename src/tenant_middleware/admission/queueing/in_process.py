@@ -16,6 +16,7 @@ from tenant_middleware.admission.queueing.signal import LoopSignal, Signal, Thre
 from tenant_middleware.admission.queueing.state import state_of
 from tenant_middleware.clock import Clock
 from tenant_middleware.errors import InvalidInput, RateLimited
+from tenant_middleware.tenant import Tenant
 
 _FAR = 3600.0  # nobody sleeps longer without looking up
 
@@ -110,6 +111,10 @@ class InProcessQueue(Batches):
         with self._lock:
             place.pool.done(place.job, prompt_tokens, completion_tokens, self._now())
             self._dispatch(place.pool)
+
+    def forget(self, tenant: Tenant) -> int:
+        with self._lock:
+            return sum(pool.forget(tenant.id) for pool in self._pools.values())
 
     def close(self) -> None:
         """Nothing is open."""

@@ -25,6 +25,13 @@ class OutputMeans:
         seen = self._means.get((tenant_id, model)) or self._means.get(("", model))
         return min(seen[1] if seen else self._prior, max_output)
 
+    def forget(self, tenant_id: str) -> bool:
+        """Drop what was learnt of a tenant; says whether that was anything."""
+        learnt = [key for key in self._means if key[0] == tenant_id]
+        for key in learnt:
+            del self._means[key]
+        return bool(learnt)
+
     def observe(self, tenant_id: str, model: str, output: int) -> None:
         """Learn from a call that ended."""
         for key in ((tenant_id, model), ("", model)):  # "" is no tenant id

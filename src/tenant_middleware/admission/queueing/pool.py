@@ -70,6 +70,16 @@ class Pool:
         most = self.terms.caps.max_length
         return most is not None and self.length(tenant_id) >= most
 
+    def forget(self, tenant_id: str) -> bool:
+        """Drop what is known of a tenant that left; its lane stays while it has calls. Says whether there was any."""
+        known = [self.tallies.forget(tenant_id), self._means.forget(tenant_id)]
+        lane = self._lanes.get(tenant_id)
+        if lane is not None and lane.idle:
+            lane.parked_until = None  # its entries in the heaps are stale now
+            self._idle.pop(tenant_id, None)
+            del self._lanes[tenant_id]
+        return any(known) or lane is not None
+
     def push(self, job: Job, now: float) -> None:
         """Put a job at the end of its tenant's line; its weight becomes the tenant's from now on."""
         lane = self._lane(job.tenant_id, job.weight)

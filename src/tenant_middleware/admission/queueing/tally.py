@@ -39,6 +39,10 @@ class Tallies:
         tally.waited += waited
         tally.longest = max(tally.longest, waited)
 
+    def forget(self, tenant_id: str) -> bool:
+        """Drop a tenant's; says whether there was one."""
+        return self._of.pop(tenant_id, None) is not None
+
     def _touch(self, tenant_id: str) -> Tally:
         tally = self._of.pop(tenant_id, None) or Tally()
         self._of[tenant_id] = tally

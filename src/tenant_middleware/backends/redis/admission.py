@@ -38,8 +38,9 @@ class RedisAdmission:
     """An AdmissionStore on Redis or Redis Cluster (`redis+cluster://`); settled rows wait in a stream per tenant.
 
     `ledger` rebuilds budgets when the server has lost its memory; without one they begin at zero. `record` takes rows
-    straight while Redis is down, `when_down` says per tenant whether a share of 1/`workers` decides then. `clock`
-    replaces the server's time, for tests. Refuses a server whose maxmemory-policy evicts keys.
+    straight while Redis is down, `when_down` says per tenant whether a share of 1/`workers` decides then. A tenant that
+    `is_barred` is not put on record again by a worker that knew it. `clock` replaces the server's time, for tests.
+    Refuses a server whose maxmemory-policy evicts keys.
     """
 
     in_process = False
@@ -51,6 +52,7 @@ class RedisAdmission:
         ledger: Ledger | None = None,
         record: Callable[[LedgerRow], object] | None = None,
         when_down: Callable[[Tenant], WhenDown] | None = None,
+        is_barred: Callable[[str], bool] = lambda tenant_id: False,
         workers: int = 1,
         clock: Clock | None = None,
         timeout: float = 0.25,
@@ -60,7 +62,7 @@ class RedisAdmission:
         self.nodes = Nodes(self.links.first)
         self.breaker = Breaker()
         self._ledger = ledger
-        self._clock = clock
+        self._clock, self._is_barred = clock, is_barred
         self._script = Script(_SCRIPT)
         self._marker_ttl = str(max(1, round(marker_ttl)))
         self._outage = Outage(clock or SystemClock(), record, when_down, workers)
@@ -90,13 +92,20 @@ class RedisAdmission:
 
     def drain(self, ledger: Ledger, *, claim_after: float = 0.0) -> int:
         """Move settled rows of all tenants into a ledger; see `backends.redis.drain`."""
-        return self.links.run(drain.drain(self.nodes, ledger, tuple(self._keys), claim_after=claim_after))
+        seen = tuple(tenant_id for tenant_id in tuple(self._keys) if not self._is_barred(tenant_id))
+        return self.links.run(drain.drain(self.nodes, ledger, seen, claim_after=claim_after))
 
     def drain_in_turn(self, ledger: Ledger, *, every: float, claim_after: float = 60.0) -> int:
         """`drain`, unless another worker did in the last `every` seconds."""
         if not self.links.run(drain.may_drain(self.nodes, every)):
             return 0
         return self.drain(ledger, claim_after=claim_after)
+
+    def forget(self, tenant: Tenant) -> int:
+        """Take a tenant that left off the list of those with rows; its own keys go with its key space."""
+        self._keys.pop(tenant.id, None)
+        removed = commands(self.nodes, wire.REGISTRY, [("SREM", wire.REGISTRY, tenant.id)])
+        return int(self.links.run(removed)[0])
 
     def close(self) -> None:
         """Close the connections of threads."""

@@ -174,6 +174,10 @@ class RedisQueue(Batches):
         shared = [await self._links.arun(self._view(rule).state()) for rule in self._rules.rules]
         return (*shared, *self._local.state())
 
+    def forget(self, tenant: Tenant) -> int:
+        shared = [self._links.run(self._view(rule).forget(tenant.id)) for rule in self._rules.rules]
+        return sum(shared) + self._local.forget(tenant)
+
     def close(self) -> None:
         """Give up what this worker has in the pools, and close its connections."""
         for pool in self._pools.values():

@@ -5,9 +5,11 @@
 --   park     id seconds                1 back in line, its tenant stands aside; 0 it has no slot any more
 --   progress id output                 leave, cancel  id prompt output: 0 when it was unknown
 --   tick     the number of this worker's jobs              mine  {id, state, probe} of each         bye  forget them
---   state    most tenants
+--   state    most tenants             forget  tenant: how many keys and entries there were of one that left
 local status, more = 1, {}
-if verb ~= 'state' then redis.call('ZADD', P .. 'workers', now + terms.lease, worker) end -- looking on is no work
+if verb ~= 'state' and verb ~= 'forget' then -- looking on and clearing up are no work
+  redis.call('ZADD', P .. 'workers', now + terms.lease, worker)
+end
 keep_house()
 
 if verb == 'enter' then
@@ -98,6 +100,15 @@ elseif verb == 'bye' then
   redis.call('DEL', P .. 'w:' .. worker, P .. 'box:' .. worker)
   redis.call('ZREM', P .. 'workers', worker)
   dispatch()
+elseif verb == 'forget' then
+  local name = ARGV[4]
+  local lane = lane_of(name)
+  status = redis.call('DEL', P .. 's:' .. name, P .. 'm:' .. name) + redis.call('ZREM', P .. 'seen', name)
+  if lane.queued == 0 and lane.running == 0 then -- then it has no turn either
+    status = status + redis.call('DEL', P .. 'l:' .. name)
+    for _, list in ipairs({ 'idle', 'parked' }) do redis.call('ZREM', P .. list, name) end
+    lanes[name] = nil
+  end
 elseif verb == 'state' then
   local rows = {}
   for _, name in ipairs(redis.call('ZREVRANGE', P .. 'seen', 0, tonumber(ARGV[4]) - 1)) do

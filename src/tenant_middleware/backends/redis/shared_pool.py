@@ -194,6 +194,11 @@ class SharedPool:
         """Give up everything this worker has in the pool."""
         yield from self._say("bye")
 
+    def forget(self, tenant_id: str) -> Flow[bool]:
+        """Drop what is known of a tenant that left; says whether there was any."""
+        status, _ = yield from self._say("forget", tenant_id)
+        return status > 0
+
     def state(self) -> Flow[PoolState]:
         """What the pool looks like, for operators; of its tenants, those seen last."""
         _, (running, waiting, rows) = yield from self._say("state", str(SHOWN))
