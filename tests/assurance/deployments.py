@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 from redis import Redis
 
 from tenant_middleware.backends.pinecone import PineconeVectors
-from tenant_middleware.backends.redis.wire import REGISTRY
 from tenant_middleware.identity.forgery import Forgery
 from tenant_middleware.identity.settings import IdentitySettings
 from tenant_middleware.keys import encode
@@ -60,11 +60,11 @@ def on_redis(folder: Path, isolation: str = "namespace") -> Iterator[Tenancy]:
 
 
 @contextmanager
-def over_redis(url: str, folder: Path, isolation: str = "namespace") -> Iterator[Tenancy]:
-    """All backends on one Redis."""
+def over_redis(url: str, folder: Path, isolation: str = "namespace", **more: Any) -> Iterator[Tenancy]:
+    """All backends on one Redis; `more` are sections of the policy."""
     backends = dict.fromkeys(("admission", "history", "cache", "vectors"), url)
     values = policy(isolation, **backends, ledger=f"sqlite:///{folder}/ledger.db")
-    with Tenancy.from_mapping(values) as tenancy:
+    with Tenancy.from_mapping({**values, **more}) as tenancy:
         yield tenancy
 
 
@@ -83,12 +83,32 @@ def on_pinecone(folder: Path, isolation: str = "namespace") -> Iterator[Tenancy]
             vectors.close()
 
 
-def traces(client: Redis) -> set[bytes]:
-    """Whatever in a Redis carries the name of an audit: keys, indexes, members of the registry of tenants."""
-    # What every encoded id of an audit's tenants begins with: base32 writes five bits a letter.
-    encoded = encode("tm-audit-")[: 9 * 8 // 5].encode()
-    names = {*client.scan_iter(), *client.execute_command("FT._LIST"), *client.smembers(REGISTRY)}
-    return {name for name in names if encoded in name or b"tm-audit-" in name}
+def traces(client: Redis, tenant_id: str = "tm-audit-") -> set[bytes]:
+    """Keys and indexes of a Redis whose name or content has a tenant's id in it, plain or encoded."""
+    # Base32 writes five bits a letter: what the encoding of every id that begins so begins with.
+    encoded = encode(tenant_id)[: len(tenant_id) * 8 // 5]
+    named = re.compile(rf"(?<![a-z0-9])(?:{re.escape(tenant_id)}|{encoded})".encode())
+    indexes = {name for name in client.execute_command("FT._LIST") if named.search(name)}
+    return indexes | {key for key in client.scan_iter() if any(map(named.search, _contents(client, key)))}
+
+
+def _contents(client: Any, key: bytes) -> Iterator[bytes]:
+    """A key's name, and what lies under it."""
+    yield key
+    kind = client.type(key)
+    if kind == b"hash":
+        yield from (part for pair in client.hgetall(key).items() for part in pair)
+    elif kind == b"stream":
+        yield from (part for _, fields in client.xrange(key) for pair in fields.items() for part in pair)
+    elif kind == b"string":
+        yield client.get(key) or b""
+    else:
+        ranges = {
+            b"set": client.smembers,
+            b"zset": lambda k: client.zrange(k, 0, -1),
+            b"list": lambda k: client.lrange(k, 0, -1),
+        }
+        yield from ranges[kind](key)
 
 
 DEPLOYMENTS: dict[str, Callable[[Path], AbstractContextManager[Tenancy]]] = {

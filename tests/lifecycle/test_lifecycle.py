@@ -25,14 +25,13 @@ from tenant_middleware.errors import (
 from tenant_middleware.isolation.cache import exact_key, question
 from tenant_middleware.isolation.history import Message
 from tenant_middleware.isolation.vectors import Record
-from tenant_middleware.keys import key_prefix
 from tenant_middleware.lifecycle import Receipt, erase, export_tenant, import_tenant, resume, suspend
 from tenant_middleware.lifecycle.receipt import verify
 from tenant_middleware.local import local_redis
 from tenant_middleware.metering.usage import Usage
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
-from tests.assurance.deployments import DEPLOYMENTS, DIMENSION, in_memory, over_redis
+from tests.assurance.deployments import DEPLOYMENTS, DIMENSION, in_memory, over_redis, policy, traces
 
 ACME, GLOBEX = Tenant("acme", "pro", "ann"), Tenant("globex", "pro", "bob")
 VECTOR = [1.0] * DIMENSION
@@ -46,12 +45,12 @@ def redis_url() -> Iterator[str]:
 
 
 @contextmanager
-def on_clean_redis(url: str, folder: Path) -> Iterator[Tenancy]:
+def on_clean_redis(url: str, folder: Path, **more: Any) -> Iterator[Tenancy]:
     with Redis.from_url(url) as client:
         for index in client.execute_command("FT._LIST"):
             client.execute_command("FT.DROPINDEX", index, "DD")
         client.flushall()
-    with over_redis(url, folder) as tenancy:
+    with over_redis(url, folder, **more) as tenancy:
         yield tenancy
 
 
@@ -161,11 +160,30 @@ def test_erased_everywhere_and_nobody_elses(name: str, tmp_path: Path) -> None:
         assert {row.subject for row in tenancy.ledger.rows() if row.tenant_id != "globex"} == {None}
         for url in {url for _, url in tenancy.settings.backends if url and url.startswith("redis")}:
             with Redis.from_url(url) as client:
-                assert not list(client.scan_iter(f"{key_prefix(ACME)}*"))
+                assert traces(client, "globex") and not traces(client, "acme")
         with pytest.raises(ConfigurationError):
             resume(tenancy, "acme")
         again = erase(tenancy, ACME, confirm="acme", wait=lambda s: None)
         assert again.complete and not any(store.erased for store in again.stores if store.store in CONTENT)
+
+
+def test_the_fair_queue_forgets_too(redis_url: str, tmp_path: Path) -> None:
+    """Its keys are named after pools, not tenants, and its figures after tenants."""
+    patient = policy()["tiers"]["pro"] | {"queue_timeout": 30}  # a server that just began hands out nothing yet
+    pool = {"pools": {"shared": {"models": ["openai/*"], "slots": 4}}}
+    with on_clean_redis(redis_url, tmp_path, queue=pool, tiers={"pro": patient}) as tenancy:
+        for tenant in (ACME, GLOBEX):
+            fill(tenancy, tenant, 3)
+        assert _in_the_queue(tenancy) == {"acme", "globex"}
+        receipt = erase(tenancy, ACME, confirm="acme", wait=lambda s: None)
+        (told,) = [store for store in receipt.stores if store.store == "fair queue"]
+        assert (told.fate, told.erased) == ("GONE", 1) and _in_the_queue(tenancy) == {"globex"}
+        with Redis.from_url(redis_url) as client:
+            assert not traces(client, "acme")
+
+
+def _in_the_queue(tenancy: Tenancy) -> set[str]:
+    return {lane.tenant_id for pool in tenancy.gate.queue.state() for lane in pool.lanes}
 
 
 def test_the_id_has_to_be_written_once_more(tmp_path: Path) -> None:
