@@ -22,13 +22,14 @@ from tests.pinecone_server.app import PineconeServer
 DIMENSION = 8
 _KEY = "0123456789abcdef0123456789abcdef"
 _ISSUER: dict[str, Any] = {"issuer": "https://id.example.test/", "audience": "genai", "algorithms": ["EdDSA"]}
+ISSUER = Forgery.of(IdentitySettings(**_ISSUER, jwks={"keys": []}))
+"""Whose tokens the policy accepts: `ISSUER.good(tenant)`."""
 
 
 def policy(isolation: str = "namespace", **backends: str) -> dict[str, Any]:
-    """Two tenants in one tier, one of which owns a model; tokens of an issuer whose key nobody here has."""
-    twin = Forgery.of(IdentitySettings(**_ISSUER, jwks={"keys": []})).twin._settings.jwks
+    """Two tenants in one tier, one of which owns a model."""
     return {
-        "identity": {**_ISSUER, "jwks": json.loads(json.dumps(twin))},
+        "identity": {**_ISSUER, "jwks": json.loads(json.dumps(ISSUER.twin._settings.jwks))},
         "backends": backends,
         "secrets": {"fingerprint_key": _KEY},
         "tiers": {
