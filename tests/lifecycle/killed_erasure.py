@@ -96,6 +96,8 @@ def erase(policy: dict[str, Any], events: str, tenant: Tenant, after: int | None
 
 
 def main(policy: dict[str, Any], events: str) -> None:
+    with Tenancy.from_mapping(policy) as tenancy:
+        erasure.stores_of(tenancy)  # imports all clients, and leaves nothing open
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

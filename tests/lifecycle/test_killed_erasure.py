@@ -76,9 +76,10 @@ def valid_traffic(tenancy: Tenancy, tenant: Tenant) -> Iterator[tuple[list[BaseE
                 known = tenancy.verify(token)
                 tenancy.vectors.upsert(known, [Record("late", VECTOR, "late")])
                 tenancy.history.append(known, "late", [Message("user", "late")])
+                stop.wait(0.002)
             except TenantSuspended:
                 refused.set()
-                stop.wait(0.001)
+                stop.wait(0.01)
             except BaseException as error:  # noqa: BLE001  handed to the test
                 wrong.append(error)
                 return

@@ -84,6 +84,7 @@ def erase(
             confirm=again,
             stores=_stores(store),
             retention="delete" if delete_books else "pseudonymise",
+            on_step=lambda step: typer.echo(f"... {step}", err=True),
         )
     if receipt is not None:
         receipt.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
