@@ -3,71 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import os
-import secrets
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any
 
-from tenant_middleware import telemetry
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.admission.queue import FairQueue
 from tenant_middleware.admission.store import AdmissionStore, Balance, Limits
-from tenant_middleware.backends.routed import Watched
 from tenant_middleware.backends.urls import Opener
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.context import scope
 from tenant_middleware.errors import ConfigurationError, SettingsError
 from tenant_middleware.identity import JwtIdentity
 from tenant_middleware.isolation import seal
-from tenant_middleware.isolation.cache import ExactCache, SemanticCache
-from tenant_middleware.isolation.history import HistoryStore
-from tenant_middleware.isolation.knowledge import VersionedVectors
-from tenant_middleware.isolation.provider_state import ProviderIds, ProviderState
 from tenant_middleware.isolation.residents import Cleared, Seat
 from tenant_middleware.isolation.seal import LayerReport
-from tenant_middleware.isolation.standing import StandingStore, Watch
-from tenant_middleware.metering.billing import Billing, BillingSink, CloudEventsSink
-from tenant_middleware.metering.books import Books
-from tenant_middleware.metering.observations import Observations
-from tenant_middleware.metering.outbox import WriteBehind
+from tenant_middleware.metering.billing import BillingSink
 from tenant_middleware.metering.pricing import PriceBook
-from tenant_middleware.policy import Explained, Policy
-from tenant_middleware.settings import Settings, in_memory_database, load
+from tenant_middleware.policy import Policy
+from tenant_middleware.settings import Settings, load
 from tenant_middleware.tables import html_table
+from tenant_middleware.tenancy import records
+from tenant_middleware.tenancy.data import TenantData, fingerprint_key
+from tenant_middleware.tenancy.explanation import Explanation
 from tenant_middleware.tenant import Tenant
-
-if TYPE_CHECKING:
-    from tenant_middleware.guardrails import InputGuard
-    from tenant_middleware.isolation.vectors import Vectors
-
-
-class Explanation(NamedTuple):
-    """Every resolved value of a tenant with the rule that decided it; prints as a table."""
-
-    rows: tuple[Explained, ...]
-
-    def __str__(self) -> str:
-        width = max(len(row.name) for row in self.rows)
-        return "\n".join(f"{row.name:<{width}}  {row.value}  [{row.rule}]" for row in self.rows)
-
-    def _repr_html_(self) -> str:
-        return html_table(("", "value", "rule"), self.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _GuardModes:
-    """The guard's view of the policy."""
-
-    policy: Policy
-
-    def mode(self, tenant: Tenant) -> str:
-        return self.policy.for_tenant(tenant).guard
-
 
 _made: weakref.WeakSet[Tenancy] = weakref.WeakSet()
 
@@ -77,7 +39,7 @@ def living() -> list[Tenancy]:
     return [tenancy for tenancy in _made if not tenancy._closed]
 
 
-class Tenancy:
+class Tenancy(TenantData):
     """The entry point: `Tenancy.from_file("tenancy.toml")`, then `with tenancy.authenticate(token): ...`.
 
     Backends are opened from the URLs in the policy, once each, and closed by `close` or at the end of a `with`.
@@ -93,18 +55,20 @@ class Tenancy:
         billing: BillingSink | None = None,
     ) -> None:
         self.settings = settings
-        self.policy = policy
         self.clock = clock or SystemClock()
-        self._queue = queue
-        self._secret = self._fingerprint_key()
-        self._opener = Opener(settings, policy, self.clock, self._secret)
+        secret = fingerprint_key(settings)
+        super().__init__(policy, Opener(settings, policy, self.clock, secret), secret)
         self._closed = False
         self._seat = Seat()
-        self.standings = self._open_standings()
-        self.observations = self._open_observations()
-        self.ledger = self._open_ledger()
-        self.gate = self._open_gate()
-        self._books = self._open_books(billing)
+        # What stops these also runs when this object is forgotten, and at interpreter exit.
+        self.standings, self._watch = records.open_standings(settings, policy)
+        self._unwatch_standings = weakref.finalize(self, self._watch.stop)
+        self.observations = observations = records.open_observations(settings, policy, self.clock)
+        if observations is not None:
+            self._unwatch = weakref.finalize(self, records.stop_observing, observations)
+        self._sql, self.ledger = records.open_ledger(settings, observations)
+        self.gate = self._open_gate(queue)
+        self._books = records.open_books(settings, self.ledger, self._sql, self._opener.opened("admission"), billing)
         _made.add(self)
 
     @classmethod
@@ -132,51 +96,7 @@ class Tenancy:
         settings, policy = load(None, overrides=values, environ={})
         return cls(settings, policy, clock=clock)
 
-    def _fingerprint_key(self) -> bytes:
-        given = self.settings.secrets.fingerprint_key
-        if given is not None:
-            return given.get_secret_value().encode()
-        if not self.settings.backends.cache.startswith("memory:"):
-            raise SettingsError(
-                "secrets.fingerprint_key: a cache shared by workers needs one key for all of them; set "
-                "TENANCY__SECRETS__FINGERPRINT_KEY to at least 16 random bytes"
-            )
-        return secrets.token_bytes(32)
-
-    def _open_ledger(self) -> WriteBehind:
-        from tenant_middleware.backends.sql import SqlLedger
-
-        self._sql = SqlLedger(self.settings.backends.ledger)
-        also = None if self.observations is None else self.observations.flush_if_due
-        ledger = WriteBehind(self._sql, also=also)
-        telemetry.watch_rows(ledger)
-        return ledger
-
-    def _open_standings(self) -> StandingStore:
-        from tenant_middleware.backends.sql_standing import SqlStandings
-
-        url = self.settings.backends.ledger
-        store = SqlStandings(url)
-        self._watch = Watch(store, self.policy.bar, alone=in_memory_database(url))
-        # Also runs when this object is forgotten, and at interpreter exit.
-        self._unwatch_standings = weakref.finalize(self, self._watch.stop)
-        return store
-
-    def _open_observations(self) -> Observations | None:
-        chosen = self.settings.telemetry
-        telemetry.series.named(chosen.named_tenants)
-        if not chosen.record:
-            return None
-        from tenant_middleware.backends.sql_observations import SqlObservations
-
-        store = SqlObservations(self.settings.backends.ledger)
-        seen = Observations(store, self.clock, knows=self.policy.admits, window=chosen.window, keep=chosen.keep)
-        telemetry.subscribe(seen)
-        # Also runs when this object is forgotten, and at interpreter exit.
-        self._unwatch = weakref.finalize(self, _stop_watching, seen)
-        return seen
-
-    def _open_gate(self) -> ModelGate:
+    def _open_gate(self, queue: FairQueue | None) -> ModelGate:
         store = self._opener.concern("admission", self._opener.admission(self.ledger))
         own = getattr(store, "_pick", None)
         self._store_for: Callable[[Tenant], AdmissionStore] = own if own is not None else lambda tenant: store
@@ -184,22 +104,12 @@ class Tenancy:
             self.policy,
             self._store_for,
             PriceBook(self.policy.prices),
-            self._queue or self._opener.queue(),
+            queue or self._opener.queue(),
             self.clock,
             self.ledger.append,
             reservation_ttl=self.settings.admission.reservation_ttl,
             provider_state=lambda: self.provider_state,
         )
-
-    def _open_books(self, sink: BillingSink | None) -> Books:
-        told, secret = self.settings.billing, self.settings.secrets.billing_token
-        if sink is None and told.url is not None:
-            token = None if secret is None else secret.get_secret_value()
-            sink = CloudEventsSink(told.url, token=token, type=told.type, source=told.source)
-        since = None if told.since is None else dt.datetime.combine(told.since, dt.time(), dt.UTC).timestamp()
-        billing = None if sink is None else Billing(self._sql, sink, since=since)
-        streams = [store for store in self._opener.opened("admission") if hasattr(store, "drain_in_turn")]
-        return Books(self.ledger, streams, billing, every=self.settings.admission.drain_every)
 
     # Identity.
 
@@ -226,56 +136,14 @@ class Tenancy:
         """`authenticate`, awaiting: `async with await tenancy.aauthenticate(token):`."""
         return scope(await self.averify(token))
 
-    # What a tenant may see.
-
-    @cached_property
-    def vectors(self) -> Vectors:
-        """Documents by tenant; a write makes older cached answers miss."""
-        opened = cast("Vectors", self._opener.concern("vectors", self._opener.vectors))
-        versions = Watched(self.cache.versions, self.policy.refuse_barred)
-        return cast("Vectors", VersionedVectors(opened, versions, self._opener.shared_vectors))
-
-    @cached_property
-    def history(self) -> HistoryStore:
-        """Conversations by tenant and session."""
-        return cast(HistoryStore, self._opener.concern("history", self._opener.history))
-
-    @cached_property
-    def cache(self) -> SemanticCache:
-        """Answers by nearness of the question."""
-        return cast(SemanticCache, self._opener.concern("cache", self._opener.semantic_cache))
-
-    @cached_property
-    def exact_cache(self) -> ExactCache:
-        """Answers by everything that was asked."""
-        return cast(ExactCache, self._opener.concern("exact_cache", self._opener.exact_cache, beside="cache"))
-
-    @cached_property
-    def provider_state(self) -> ProviderState:
-        """Ids that model providers gave out, and salts for their prefix caches; kept beside the history."""
-        ids = self._opener.concern("provider_ids", self._opener.provider_ids, beside="history")
-        return ProviderState(cast("ProviderIds", ids), self._secret)
-
-    @cached_property
-    def guard(self) -> InputGuard:
-        """The input guard in each tier's mode, knowing the listed tenants."""
-        from tenant_middleware.guardrails import InputGuard, Registry
-
-        known = [(tenant_id, *rule.names) for tenant_id, rule in self.policy.tenants.items()]
-        return InputGuard(_GuardModes(self.policy), Registry(known))
+    # Tenants come, go and are looked at.
 
     def forget(self, tenant: Tenant) -> int:
-        """Remove a tenant's documents, conversations and cached answers from the stores that were used so far.
+        """Remove a tenant's documents, conversations, cached answers and timings from the stores that were used so far.
 
         Returns how many things that were. Offboarding a real tenant is `lifecycle.erase`, which proves what it did.
         """
-        used = self.__dict__
-        removed = self.vectors.erase(tenant) if "vectors" in used else 0
-        removed += self.history.clear_tenant(tenant) if "history" in used else 0
-        removed += self.cache.invalidate(tenant) if "cache" in used else 0
-        removed += self.provider_state.ids.clear(tenant) if "provider_state" in used else 0
-        removed += 0 if self.observations is None else self.observations.forget(tenant)
-        return removed + (self.exact_cache.clear(tenant) if "exact_cache" in used else 0)
+        return super().forget(tenant) + (0 if self.observations is None else self.observations.forget(tenant))
 
     def switch(self, to: Tenant | None) -> list[Cleared]:
         """Seat another tenant, or nobody, in a program that serves one at a time, such as a desktop or a batch job.
@@ -357,17 +225,6 @@ class Tenancy:
         """Read now who is suspended, instead of within a second."""
         self._watch.refresh()
 
-    def backends(self, concern: str) -> list[Any]:
-        """Every open backend of a concern, silos included, and what the application put in its place."""
-        used = getattr(self, concern)
-        opened = self._opener.opened(concern)
-        return [*opened, *([] if used in opened or getattr(used, "inner", None) in opened else [used])]
-
-    @property
-    def secret(self) -> bytes:
-        """The key of all fingerprints; random in each process unless [secrets] names one."""
-        return self._secret
-
     def _stop_watching(self) -> None:
         self._unwatch_standings()
         if self.observations is not None:
@@ -390,8 +247,3 @@ class Tenancy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-def _stop_watching(seen: Observations) -> None:
-    telemetry.unsubscribe(seen)
-    seen.close()
