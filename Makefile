@@ -68,7 +68,7 @@ pin: $(VENV)/.dev  ## write what is installed here into constraints.txt
 	$(BIN)/python .ci/pin.py
 
 clean:  ## the environment and every cache
-	rm -rf $(VENV) .venv-old-pinecone .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-old-packages .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11, 3.12 or 3.13 is needed, {v[0]}.{v[1]} is here: make PYTHON=python3.12 ...")'

@@ -11,6 +11,7 @@ import sys
 # Read when LangChain is imported; nothing here reports home.
 os.environ.update(LANGSMITH_TRACING="false", LITELLM_LOCAL_MODEL_COST_MAP="True")
 
+import litellm
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,7 @@ from rich.table import Table
 from tests.hazards.page import PAGE, Result, complete, text
 from tests.hazards.scoreboard import Hazard, NotRun, rows
 
+litellm.suppress_debug_info = True  # it prints a list of providers for a model that it doesn't know
 CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 _LEAKS = "leaks"
 

@@ -21,6 +21,7 @@ from tenant_middleware.isolation.history import Message
 from tenant_middleware.langchain import TenantCheckpointSaver, TenantStore
 from tenant_middleware.local import local_redis
 from tenant_middleware.testing.cancellation import cancel_everywhere
+from tests.hazards import old_packages
 from tests.hazards.scoreboard import ACME, GLOBEX, Hazard
 
 CANARY = "acme's contract ends in May"
@@ -59,7 +60,7 @@ def _searches_the_store(store: BaseStore) -> bool:
         return any(item.value["text"] == CANARY for item in store.search(()))
 
 
-def _on_redis(probe: Callable[[str], Awaitable[bool]]) -> bool:
+def on_redis(probe: Callable[[str], Awaitable[bool]]) -> bool:
     with local_redis(modules=False) as url:
         return asyncio.run(_awaited(probe(url)))
 
@@ -68,7 +69,12 @@ async def _awaited(leaks: Awaitable[bool]) -> bool:
     return await leaks
 
 
-async def _bare_reply(url: str) -> bool:
+def _old_reply() -> bool:
+    with local_redis(modules=False) as url:
+        return old_packages.leaks("cancelled-reply", url)
+
+
+async def bare_reply(url: str) -> bool:
     """acme's read is cancelled at each await point; does globex's next read on the pool get acme's reply?"""
     async with Redis.from_url(url, max_connections=1, decode_responses=True) as client:
         await client.mset({"acme": CANARY, "globex": "of globex"})
@@ -102,8 +108,9 @@ ROWS = [
     ),
     Hazard(
         "H19",
-        "Redis: a cancelled request's reply on a pooled connection",
-        lambda: _on_redis(_bare_reply),
-        lambda: _on_redis(_our_reply),
+        "Redis: a cancelled request's reply on a pooled connection (redis-py 4.5.1)",
+        _old_reply,
+        lambda: on_redis(_our_reply),
+        apart=True,
     ),
 ]

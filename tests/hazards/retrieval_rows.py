@@ -16,7 +16,7 @@ from tenant_middleware import Tenancy, TenancyError, scope
 from tenant_middleware import langchain as for_langchain
 from tenant_middleware import llamaindex as for_llamaindex
 from tenant_middleware.backends.pinecone import PineconeVectors
-from tests.hazards import old_pinecone
+from tests.hazards import old_packages
 from tests.hazards.scoreboard import ACME, GLOBEX, POLICY, Hazard
 from tests.pinecone_server.app import PineconeServer
 
@@ -112,7 +112,7 @@ def _pinecone() -> Iterator[tuple[PineconeServer, PineconeVectors]]:
 
 def bare_bound_at_import() -> bool:
     with _pinecone() as (server, _):
-        return old_pinecone.leaks("bound-at-import", server.host("key", "docs"))
+        return old_packages.leaks("bound-at-import", server.host("key", "docs"))
 
 
 def our_bound_at_import() -> bool:
@@ -133,7 +133,7 @@ def our_bound_at_import() -> bool:
 def bare_prefix_delete() -> bool:
     with _pinecone() as (server, _):
         server.fail(400, 1, "/vectors/delete")
-        return old_pinecone.leaks("prefix-delete", server.host("key", "docs"))
+        return old_packages.leaks("prefix-delete", server.host("key", "docs"))
 
 
 def our_prefix_delete() -> bool:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.hazards import memory_rows
 from tests.hazards.page import PAGE, complete
 from tests.hazards.page import ROWS as ROW_IDS
 from tests.hazards.scoreboard import Hazard, NotRun, rows
@@ -32,6 +33,11 @@ def test_the_control_leaks(row: Hazard, missing_service: Callable[[str], NoRetur
         missing_service(str(reason))
     if not leaks:
         warnings.warn(f"{row.id}: the bare framework no longer leaks", UserWarning, stacklevel=1)
+
+
+def test_todays_redis_client_hands_no_reply_to_the_next_request() -> None:
+    """What the control of H19 shows of an older one; our own reads would be at stake."""
+    assert not memory_rows.on_redis(memory_rows.bare_reply)
 
 
 def test_every_row_is_there_once_and_on_the_page() -> None:

@@ -1,11 +1,13 @@
-"""Two hazards of packages that pin an old Pinecone SDK; run by the Python of an environment that has them.
+"""Hazards of packages older than ours; run by the Python of an environment that has them.
 
-`python old_pinecone_scenes.py bound-at-import|prefix-delete HOST`: prints `leaks` or `holds`. Nothing of ours is
-imported here.
+`python old_scenes.py bound-at-import|prefix-delete|cancelled-reply ADDRESS`: prints `leaks` or `holds`. Nothing of ours
+is imported here. The address is an index host's, or a Redis URL.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from typing import Any
 
@@ -57,6 +59,27 @@ def prefix_delete(host: str) -> bool:
     return not any(record.startswith("doc10#") for record in after)
 
 
+def cancelled_reply(url: str) -> bool:
+    """A request is cancelled between its question and the reply; the next one on the pool's connection reads that."""
+
+    async def ask() -> bool:
+        from redis.asyncio import Redis
+
+        async with Redis.from_url(url, max_connections=1, decode_responses=True) as client:
+            await client.mset({FIRST: f"of {FIRST}", SECOND: f"of {SECOND}"})
+            assert await client.get(SECOND) == f"of {SECOND}", "the owner doesn't find its own"
+            async with Redis.from_url(url) as operator:
+                await operator.client_pause(300)  # so that the reply is still to come
+            request = asyncio.create_task(client.get(FIRST))
+            await asyncio.sleep(0.1)
+            request.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await request
+            return bool(await client.get(SECOND) == f"of {FIRST}")
+
+    return asyncio.run(ask())
+
+
 if __name__ == "__main__":
-    scenes = {"bound-at-import": bound_at_import, "prefix-delete": prefix_delete}
+    scenes = {"bound-at-import": bound_at_import, "prefix-delete": prefix_delete, "cancelled-reply": cancelled_reply}
     print("leaks" if scenes[sys.argv[1]](sys.argv[2]) else "holds")

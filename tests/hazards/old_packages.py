@@ -1,4 +1,4 @@
-"""An environment of its own for packages that pin a Pinecone SDK older than ours, made when it is first asked for."""
+"""An environment of its own for packages older than ours, made when it is first asked for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from tests.hazards.scoreboard import NotRun
 
-PACKAGES = ("langchain-pinecone==0.2.13", "llama-index-vector-stores-pinecone==0.9.0")
-PLACE = Path(__file__).parents[2] / ".venv-old-pinecone"
-SCENES = Path(__file__).with_name("old_pinecone_scenes.py")
+PLACE = Path(__file__).parents[2] / ".venv-old-packages"
+PACKAGES = Path(__file__).with_name("old_packages.txt")
+SCENES = Path(__file__).with_name("old_scenes.py")
 MINUTES = 8
 
 
-def leaks(scene: str, host: str) -> bool:
-    """Play a scene of `old_pinecone_scenes` against an index host."""
+def leaks(scene: str, address: str) -> bool:
+    """Play a scene of `old_scenes` against the server at an address."""
     done = subprocess.run(
-        [_python(), str(SCENES), scene, host],
+        [_python(), str(SCENES), scene, address],
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
@@ -38,13 +38,13 @@ def _python() -> str:
     python, made = PLACE / "bin" / "python", PLACE / "made"
     with (PLACE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two workers make one
-        if not made.exists() or made.read_text() != "\n".join(PACKAGES):
+        if not made.exists() or made.read_text() != PACKAGES.read_text():
             try:
                 _do(sys.executable, "-m", "venv", str(PLACE))
-                _do(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES)
+                _do(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(PACKAGES))
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                raise NotRun(f"an environment with {' and '.join(PACKAGES)} can't be made here") from error
-            made.write_text("\n".join(PACKAGES))
+                raise NotRun(f"an environment with {PACKAGES.name} can't be made here") from error
+            made.write_text(PACKAGES.read_text())
     return str(python)
 
 
