@@ -39,7 +39,7 @@ AREA = Area(
     ],
 )
 ROOT = Path(__file__).parents[1]
-RUNS, CALLS, AT_ONCE = 5, 120, 4
+RUNS, CALLS, AT_ONCE = 15, 60, 4  # many short runs: others on the machine disturb some of them
 MINUTE = 62.0
 FLOOD, PARALLEL = 64, 8
 
@@ -125,7 +125,7 @@ def _cpu(stream: bool) -> Measured:
     with _both(own_checks=False) as (ours, peer, _):
         off, on = token("bench", "pro"), token("bench", "flagged")
         seconds: dict[str, list[float]] = {"ours": [], "guard on": [], "no-op": []}
-        for run in range(-2, RUNS):  # the first two warm up
+        for run in range(-3, RUNS):  # the first three warm up
             for name, proxy, key in (("no-op", peer, "x-1"), ("ours", ours, off), ("guard on", ours, on)):
                 spent = _cpu_of(proxy, key, stream=stream)
                 if run >= 0:

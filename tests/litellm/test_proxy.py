@@ -205,7 +205,10 @@ def test_every_route_meters_and_refuses_alike(
     served: Proxy, upstream: Upstream, name: str, path: str, body: dict[str, Any]
 ) -> None:
     with served.client(name) as client:
-        assert client.post(path, json=body).status_code == 200
+        answer = client.post(path, json=body)
+        assert answer.status_code == 200 and float(answer.headers["x-tenant-cost-usd"]) > 0
+        assert 0 < float(answer.headers["x-tenant-budget-remaining-usd"]) < 1000
+        assert {"x-ratelimit-remaining-requests", "x-tenant-queue-wait-ms"} <= set(answer.headers)
         forbidden = client.post(path, json=body | {"model": "ft:acme:x"})
         assert code(forbidden) == (403, "model_forbidden")
     (row,) = served.settled(1, name)

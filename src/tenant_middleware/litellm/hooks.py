@@ -26,8 +26,8 @@ from tenant_middleware.context import current_tenant, peek_tenant, refuse_other
 from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.litellm.calls import PIN, Calls, OpenCall, Pin, pinned
 from tenant_middleware.litellm.refusals import in_litellm_form, passing
-from tenant_middleware.litellm.request import bucket_of
-from tenant_middleware.litellm.sealed import check_cache
+from tenant_middleware.litellm.request import bucket_of, kind_of
+from tenant_middleware.litellm.sealed import check_cache, measures_vectors
 from tenant_middleware.litellm.usage import usage_of
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class TenantCallback(CustomLogger):
         return await self._admitted(kwargs, getattr(call_type, "value", call_type))
 
     def pre_call_check(self, deployment: Mapping[str, Any]) -> None:
+        if measures_vectors():
+            return
         raise in_litellm_form(
             ConfigurationError("LiteLLM's sync Router passes no hook that could bill a call: use its async methods")
         )
@@ -79,7 +81,8 @@ class TenantCallback(CustomLogger):
         request = {"model": getattr(logged, "model", None), "messages": getattr(logged, "messages", None)} | kwargs
         open_call = pinned(kwargs)
         model = _asked_model(request)
-        if open_call is None or open_call.ended:
+        if open_call is None or open_call.ended or kind_of(call_type) is not open_call.hold.call.kind:
+            # The last: a semantic cache embeds the question with the metadata of the call that asks it.
             open_call = await self._calls.open(current_tenant(), call_type, model, request, "callback")
         else:
             refuse_other(open_call.tenant)
@@ -168,16 +171,6 @@ class TenantCallback(CustomLogger):
         async with aclosing(self._proxy.stream(request_data, response)) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    async def async_post_call_response_headers_hook(
-        self,
-        data: dict[str, Any],
-        user_api_key_dict: Any,
-        response: Any,
-        request_headers: dict[str, str] | None = None,
-        litellm_call_info: dict[str, Any] | None = None,
-    ) -> dict[str, str] | None:
-        return self._proxy.headers(data)
 
     async def async_filter_listed_models(self, user_api_key_dict: Any, model_names: Sequence[str]) -> Sequence[str]:
         return self._proxy.visible(user_api_key_dict, model_names)

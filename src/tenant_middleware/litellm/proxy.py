@@ -8,13 +8,14 @@ from typing import Any
 
 from tenant_middleware.errors import TenancyError
 from tenant_middleware.isolation import seal
-from tenant_middleware.litellm.answers import headers, refused
+from tenant_middleware.litellm.answers import refused
 from tenant_middleware.litellm.auth import tenant_of
 from tenant_middleware.litellm.calls import PIN, Calls, Pin, pinned
 from tenant_middleware.litellm.request import bucket_of
 from tenant_middleware.litellm.router import pass_over_forbidden
 from tenant_middleware.litellm.sealed import check_cache
 from tenant_middleware.litellm.streams import SettledStream
+from tenant_middleware.litellm.wall import answer_tells
 
 # The proxy's names for what its endpoints do.
 _CALL_TYPES = {
@@ -45,6 +46,7 @@ class Proxy:
         except TenancyError as error:
             answer = refused(error, self._clock.time())
         else:
+            answer_tells(open_call)
             place = bucket_of(call_type, data)
             data[place] = {**(data.get(place) or {}), PIN: Pin(open_call)}
             return data | self._calls.sent(open_call, data, None)
@@ -80,10 +82,6 @@ class Proxy:
         async with aclosing(SettledStream(self._calls, open_call, response)) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    def headers(self, data: Mapping[str, Any]) -> dict[str, str] | None:
-        open_call = pinned(data)
-        return headers(open_call) if open_call is not None else None
 
     def visible(self, user_api_key_dict: Any, names: Sequence[str]) -> list[str]:
         """The model names that a tenant may know of."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 from tenant_middleware.context import peek_tenant, scope
@@ -18,13 +21,24 @@ from tenant_middleware.litellm.request import CAP_NAMES
 try:
     import litellm
     from litellm.caching.caching import Cache
+    from litellm.caching.redis_semantic_cache import RedisSemanticCache
 except ImportError as error:
     raise missing_extra("litellm", __name__) from error
+
+_log = logging.getLogger(__name__)
 
 # What callers could choose a bucket with: they are not part of what is asked.
 _CHOOSERS = ("cache_key", "caching_groups", "redis_namespace")
 # Tools and memory make an answer personal: then only the subject itself gets it again.
 _PERSONAL = ("tools", "functions", "previous_response_id", "conversation")
+
+
+_measuring: ContextVar[bool] = ContextVar("tenant_middleware_litellm_measuring", default=False)
+
+
+def measures_vectors() -> bool:
+    """Whether this is a semantic cache's one sync call, by which it learns how long its model's vectors are."""
+    return _measuring.get()
 
 
 class SealedKey(str):
@@ -35,6 +49,7 @@ class _Sealed(Cache):
     """LiteLLM's cache with tenant keys; without a pinned call it is no cache at all."""
 
     tenant_values: ExactCache
+    building: asyncio.Lock
 
     def get_cache_key(self, **kwargs: Any) -> Any:
         preset = (kwargs.get("litellm_params") or {}).get("preset_cache_key")
@@ -68,7 +83,7 @@ class _Sealed(Cache):
 
     async def async_get_cache(self, dynamic_cache_object: Any = None, **kwargs: Any) -> Any:
         keyed = self._with_key(kwargs)
-        if not keyed:
+        if not keyed or not await self._has_index():
             return None
         with _as_owner(kwargs):
             return await super().async_get_cache(dynamic_cache_object, **keyed)
@@ -80,7 +95,7 @@ class _Sealed(Cache):
 
     async def async_add_cache(self, result: Any, dynamic_cache_object: Any = None, **kwargs: Any) -> None:
         keyed = self._with_key(kwargs)
-        if keyed:
+        if keyed and await self._has_index():
             with _as_owner(kwargs):
                 await super().async_add_cache(result, dynamic_cache_object, **keyed)
 
@@ -89,6 +104,24 @@ class _Sealed(Cache):
         kwargs.pop("cache_key", None)
         if self.get_cache_key(**kwargs) is not None:
             await super().async_add_cache_pipeline(result, dynamic_cache_object, **kwargs)
+
+    async def _has_index(self) -> bool:
+        """A semantic cache on Redis makes its index when it is first used, by a sync call that says nobody's words."""
+        cache: Any = self.cache
+        if not isinstance(cache, RedisSemanticCache) or getattr(cache, "_llmcache", None) is not None:
+            return True
+        if self.building.locked():
+            return False  # another call makes it, or waits for what is down
+        async with self.building:
+            token = _measuring.set(True)
+            try:
+                await asyncio.to_thread(lambda: cache.llmcache)
+            except Exception as error:  # noqa: BLE001  # the model is called instead, and the next call tries again
+                _log.error("the semantic cache has no index, so nothing is cached: %s", type(error).__name__)
+                return False
+            finally:
+                _measuring.reset(token)
+        return True
 
 
 def _plain(open_call: OpenCall, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +177,7 @@ class ResponseCacheSealer:
             self._before.append((found, kind))
             found.__class__ = type(f"Sealed{kind.__name__}", (_Sealed, kind) if kind is not Cache else (_Sealed,), {})
         vars(found)["tenant_values"] = tenancy.exact_cache
+        vars(found).setdefault("building", asyncio.Lock())
         return [LayerReport(self.framework, "response cache", "sealed", str(found.type))]
 
     def check(self) -> None:
