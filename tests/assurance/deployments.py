@@ -103,7 +103,7 @@ def _contents(client: Any, key: bytes) -> Iterator[bytes]:
         yield from (part for _, fields in client.xrange(key) for pair in fields.items() for part in pair)
     elif kind == b"string":
         yield client.get(key) or b""
-    else:
+    elif kind != b"none":  # which expired since
         ranges = {
             b"set": client.smembers,
             b"zset": lambda k: client.zrange(k, 0, -1),
