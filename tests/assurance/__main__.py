@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tenant_middleware.assurance.audit import audit
 from tenant_middleware.assurance.probes import CATALOGUE
-from tenant_middleware.langchain.probes import PROBES
+from tenant_middleware.langchain.probes import PROBES as LANGCHAIN
+from tenant_middleware.llamaindex.probes import PROBES as LLAMAINDEX
 from tests.assurance.deployments import DEPLOYMENTS, DIMENSION
 
 
@@ -16,7 +17,7 @@ def main() -> int:
     worst = 0
     for name, deployed in DEPLOYMENTS.items():
         with tempfile.TemporaryDirectory(prefix="tm-audit-") as folder, deployed(Path(folder)) as tenancy:
-            report = audit(tenancy, dimension=DIMENSION, pause=0, probes=(*CATALOGUE, *PROBES))
+            report = audit(tenancy, dimension=DIMENSION, pause=0, probes=(*CATALOGUE, *LANGCHAIN, *LLAMAINDEX))
         held = sum(finding.outcome == "held" for finding in report.findings)
         print(f"{name}: {held} of {len(report.findings)} probes held, seed {report.seed}")
         for finding in report.findings:

@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from langchain_core.tools import StructuredTool
 
 from tenant_middleware.assurance.probes import calls
 from tenant_middleware.errors import AuthenticationError
 from tenant_middleware.guardrails.canary import CanaryGuard
 from tenant_middleware.identity.forgery import Forgery
+from tenant_middleware.langchain.threads import Threads
 from tenant_middleware.policy import Entitlement, Policy
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 
+ACME = Tenant("acme", "pro")
 Broken = Callable[[pytest.MonkeyPatch, Tenancy], None]
 
 
@@ -257,6 +260,34 @@ def _gullible(kind: str) -> Broken:
 
     return broken
 
+
+def _one_thread(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
+    """A thread id names one thread, whoever uses it."""
+    everybodys = Threads(ACME)
+    patch.setattr(Threads, "of", staticmethod(lambda tenant: everybodys))
+
+
+def _one_namespace(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
+    patch.setattr("tenant_middleware.langchain.store.tag", lambda tenant: "everybody")
+
+
+def _trusting_tool(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
+    def as_it_is(function: Callable[..., Any], owner: str) -> StructuredTool:
+        return StructuredTool.from_function(function)
+
+    patch.setattr("tenant_middleware.langchain.probes.tenant_tool", as_it_is)
+
+
+ADAPTER_DEFECTS: dict[str, Broken] = {
+    "langchain.thread": _one_thread,
+    "langchain.store": _one_namespace,
+    "langchain.session": _swap("history", "read"),
+    "langchain.retriever": _swap("vectors", "query"),
+    "langchain.tool": _trusting_tool,
+    "llamaindex.query": _swap("vectors", "query"),
+    "llamaindex.hop": _swap("vectors", "fetch"),
+    "llamaindex.session": _swap("history", "read"),
+}
 
 DEFECTS: dict[str, Broken] = {
     "documents.search": _swap("vectors", "query"),

@@ -18,5 +18,5 @@ def stand_still(stage: Stage, who: Tenant) -> object:
 
 if __name__ == "__main__":
     probes = (*CATALOGUE, Probe("zz", "nothing, until it is stopped", stand_still))
-    sys.modules["tenant_middleware.cli.audit"]._catalogue = lambda: probes  # type: ignore[attr-defined]  # a module
+    sys.modules["tenant_middleware.cli.audit"]._catalogue = lambda saver, store: probes  # type: ignore[attr-defined]  # a module
     main()

@@ -11,6 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from langgraph.checkpoint.redis import RedisSaver
+from langgraph.store.redis import RedisStore
+from redis import Redis
 
 from tenant_middleware.assurance import reports
 from tenant_middleware.assurance.audit import AuditReport, Finding, audit
@@ -21,9 +24,13 @@ from tenant_middleware.errors import AuthenticationError, ConfigurationError, Te
 from tenant_middleware.isolation.cache import exact_key
 from tenant_middleware.isolation.history import Message
 from tenant_middleware.isolation.vectors import Record
+from tenant_middleware.langchain.probes import PROBES as LANGCHAIN
+from tenant_middleware.langchain.probes import probes as langchain_probes
+from tenant_middleware.llamaindex.probes import PROBES as LLAMAINDEX
+from tenant_middleware.local import local_redis
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
-from tests.assurance.defects import DEFECTS
+from tests.assurance.defects import ADAPTER_DEFECTS, DEFECTS
 from tests.assurance.deployments import DEPLOYMENTS, DIMENSION, in_memory, over_redis, traces
 
 ACME, GLOBEX = Tenant("acme", "pro"), Tenant("globex", "pro")
@@ -37,9 +44,12 @@ def bad(report: AuditReport) -> list[Finding]:
     return [finding for finding in report.findings if finding.outcome != "held"]
 
 
+ALL = (*CATALOGUE, *LANGCHAIN, *LLAMAINDEX)
+
+
 def test_every_probe_has_a_defect_and_ids_are_unique() -> None:
-    ids = [probe.id for probe in CATALOGUE]
-    assert len(set(ids)) == len(ids) and set(ids) == set(DEFECTS)
+    ids = [probe.id for probe in ALL]
+    assert len(set(ids)) == len(ids) and set(ids) == {*DEFECTS, *ADAPTER_DEFECTS}
 
 
 def _marked(probe: Probe) -> Any:
@@ -47,13 +57,13 @@ def _marked(probe: Probe) -> Any:
     return pytest.param(probe, id=probe.id, marks=of_a_guard)
 
 
-@pytest.mark.parametrize("probe", [_marked(probe) for probe in CATALOGUE])
+@pytest.mark.parametrize("probe", [_marked(probe) for probe in ALL])
 def test_a_seeded_defect_is_found(probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with in_memory(tmp_path) as tenancy:
-        assert run(tenancy, only=[probe.id]).exit_code == 0
+        assert run(tenancy, probes=[probe]).exit_code == 0
         with monkeypatch.context() as patch:
-            DEFECTS[probe.id](patch, tenancy)
-            report = run(tenancy, only=[probe.id])
+            (DEFECTS | ADAPTER_DEFECTS)[probe.id](patch, tenancy)
+            report = run(tenancy, probes=[probe])
         found = {finding.probe for finding in report.leaks}
         assert probe.id in found and report.exit_code == 1, report.findings
 
@@ -111,10 +121,6 @@ def test_a_healthy_system_is_silent_fifty_times(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("isolation", ["namespace", "filter", "silo"])
 def test_it_leaves_nothing_even_when_interrupted(isolation: str, tmp_path: Path) -> None:
-    from redis import Redis
-
-    from tenant_middleware.local import local_redis
-
     def interrupt(stage: Any, who: Tenant) -> object:
         raise KeyboardInterrupt
 
@@ -128,6 +134,16 @@ def test_it_leaves_nothing_even_when_interrupted(isolation: str, tmp_path: Path)
             run(tenancy, probes=broken)
         assert not traces(client) and not tenancy.standings.guests()
         assert tenancy.vectors.count(ACME) == 1
+
+
+def test_a_saver_and_a_store_of_the_application_are_tried_and_left_clean(tmp_path: Path) -> None:
+    """Real ones, on the Redis that the tenants share."""
+    with local_redis() as url, over_redis(url, tmp_path) as tenancy, Redis.from_url(url) as client:
+        with RedisSaver.from_conn_string(url) as saver, RedisStore.from_conn_string(url) as store:
+            saver.setup()
+            store.setup()
+            report = run(tenancy, probes=langchain_probes(saver, store))
+            assert not bad(report) and not traces(client)
 
 
 def test_guests_are_unknown_afterwards_and_never_authenticate(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,20 @@ def test_the_audit_command(place: Path) -> None:
     assert "<testsuite" in (place / "a.xml").read_text() and "Nothing leaked" in (place / "a.html").read_text()
     assert run("audit", "--probe", "nonsense")[0] == 2
     assert run("audit", "--url", "http://127.0.0.1:1/ask")[0] == 2
+
+
+def test_the_audit_tries_a_saver_of_the_application(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    (place / "my_memory.py").write_text(
+        "from langgraph.checkpoint.memory import InMemorySaver\nmade = []\n"
+        "def saver():\n    made.append(InMemorySaver())\n    return made[0]\n"
+    )
+    code, said = run("audit", "--probe", "langchain.thread", "--saver", "my_memory:saver", "--json")
+    assert code == 0 and json.loads(said)["findings"][0]["outcome"] == "held"
+    (saver,) = sys.modules.pop("my_memory").made
+    assert not saver.storage  # nothing of the audit's stays in it
+    assert run("audit", "--saver", "my_memory")[0] == 2
+    assert run("audit", "--saver", "no_such_module:saver")[0] == 2
 
 
 def test_training_verify(place: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenant_middleware.cli.places import PolicyOption, policy_path
+from tenant_middleware.cli.places import PolicyOption, made, policy_path
 from tenant_middleware.errors import ConfigurationError, TenancyError
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ def audit(
     tier: Annotated[str | None, typer.Option(help="The tier whose terms the audit's tenants get.")] = None,
     dimension: Annotated[int | None, typer.Option(help="The dimension of your embeddings.")] = None,
     seed: Annotated[int | None, typer.Option(help="Repeat an audit.")] = None,
+    saver: Annotated[
+        str | None, typer.Option(metavar="MODULE:FACTORY", help="Your LangGraph saver; one in memory otherwise.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="MODULE:FACTORY", help="Your LangGraph store; one in memory otherwise.")
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(help=f"Ask this endpoint instead, with the tokens in {' and '.join(TOKENS)}."),
@@ -50,7 +56,7 @@ def audit(
         if url is not None:
             report = _endpoint(url, ingest_url)
         else:
-            report = _backends(policy_path(policy), probe or [], tier, dimension, seed)
+            report = _backends(policy_path(policy), probe or [], tier, dimension, seed, _catalogue(saver, store))
     except _Terminated:
         raise typer.Exit(128 + signal.SIGTERM) from None
     except TenancyError as error:  # 1 would say that something leaked
@@ -67,23 +73,38 @@ def audit(
     raise typer.Exit(report.exit_code)
 
 
-def _backends(policy: Path, only: list[str], tier: str | None, dimension: int | None, seed: int | None) -> AuditReport:
+def _backends(
+    policy: Path,
+    only: list[str],
+    tier: str | None,
+    dimension: int | None,
+    seed: int | None,
+    probes: tuple[Probe, ...],
+) -> AuditReport:
     from tenant_middleware.assurance.audit import audit as run
     from tenant_middleware.tenancy import Tenancy
 
     with Tenancy.from_file(policy) as tenancy, _terminated_as_interrupted():
-        return run(tenancy, only=only, tier=tier, dimension=dimension, seed=seed, probes=_catalogue())
+        return run(tenancy, only=only, tier=tier, dimension=dimension, seed=seed, probes=probes)
 
 
-def _catalogue() -> tuple[Probe, ...]:
-    """The catalogue, and the probes of the adapters that are installed here."""
+def _catalogue(saver: str | None, store: str | None) -> tuple[Probe, ...]:
+    """The catalogue, and the probes of the adapters whose frameworks are installed here."""
     from tenant_middleware.assurance.probes import CATALOGUE
 
-    if find_spec("langgraph") is None:
-        return CATALOGUE
-    from tenant_middleware.langchain.probes import PROBES
+    found = CATALOGUE
+    if find_spec("langgraph") is not None:
+        from tenant_middleware.langchain.probes import probes
 
-    return (*CATALOGUE, *PROBES)
+        given = (made("--saver", saver) if saver else None, made("--store", store) if store else None)
+        found += probes(*given)
+    elif saver or store:
+        raise ConfigurationError("--saver, --store: LangGraph isn't installed: tenant-middleware[langchain]")
+    if find_spec("llama_index") is not None:
+        from tenant_middleware.llamaindex.probes import PROBES
+
+        found += PROBES
+    return found
 
 
 def _endpoint(url: str, ingest_url: str | None) -> AuditReport:

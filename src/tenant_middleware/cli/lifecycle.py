@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenant_middleware.cli.places import PolicyOption, policy_path
+from tenant_middleware.cli.places import PolicyOption, made, policy_path
 from tenant_middleware.errors import ConfigurationError, InvalidInput
 from tenant_middleware.policy import passage
 from tenant_middleware.settings import in_memory_database
@@ -127,12 +126,8 @@ def _tenant(tenancy: Tenancy, tenant_id: str, tier: str | None, *, listed: bool 
 def _stores(named: list[str] | None) -> Mapping[str, TenantStore]:
     found: dict[str, TenantStore] = {}
     for entry in named or []:
-        name, _, where = entry.partition("=")
-        module, _, factory = where.partition(":")
-        if not (name and module and factory):
+        name, equals, where = entry.partition("=")
+        if not (name and equals):
             raise InvalidInput("--store: expected NAME=MODULE:FACTORY")
-        try:
-            found[name] = getattr(import_module(module), factory)()
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"--store {name}: {error}") from error
+        found[name] = made(f"--store {name}", where)
     return found

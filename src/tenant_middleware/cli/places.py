@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
-from tenant_middleware.errors import ConfigurationError
+from tenant_middleware.errors import ConfigurationError, InvalidInput
 from tenant_middleware.settings import in_memory_database, load
 
 POLICIES = (Path("tenancy.toml"), Path(".tenant-middleware/tenancy.toml"))
@@ -24,6 +26,19 @@ LedgerOption = Annotated[
 ]
 
 Day = Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day in UTC.", show_default=False)]
+
+
+def made(option: str, where: str) -> Any:
+    """What `MODULE:FACTORY` makes; modules in the current folder are found, as `python -m` finds them."""
+    module, _, factory = where.partition(":")
+    if not (module and factory):
+        raise InvalidInput(f"{option}: expected MODULE:FACTORY")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return getattr(import_module(module), factory)()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{option}: {error}") from error
 
 
 def seconds(day: dt.datetime | None) -> float | None:
