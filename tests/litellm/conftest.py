@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("LITELLM_LOG", "CRITICAL")
 
 import litellm
+from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
 
 from tenant_middleware.isolation.seal import unseal_all
 from tenant_middleware.tenancy import Tenancy
@@ -90,6 +91,14 @@ def deployments(upstream: Upstream) -> Callable[..., list[dict[str, Any]]]:
         return [{"model_name": group, "litellm_params": {"model": name, **where}} for group in groups for name in names]
 
     return make
+
+
+@pytest.fixture(autouse=True)
+async def _no_client_outlives_its_loop() -> AsyncIterator[None]:
+    """LiteLLM keeps an HTTP client for each event loop, also for ended ones; what is collected later warns."""
+    yield
+    await close_litellm_async_clients()
+    litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 @pytest.fixture(autouse=True)
