@@ -21,7 +21,7 @@ _POSSESSING = re.compile(
 )
 _EXCEPT = re.compile(
     r"(?:!=|<>|\$nin?[\"': \[]{1,4}|\b(?:not|except|besides|but|other than|apart from|excluding|isn't|aren't|instead of|rather than|beyond"
-    r"|outside|outside of|außer|sauf|excepto|salvo|tranne|behalve|oprócz|кроме))[ \"'`(]{0,3}$"
+    r"|outside|outside of|außer|sauf|excepto|salvo|tranne|behalve|oprócz|кроме))(?: (?:from|of|at|with|by|in))?[ \"'`(]{0,3}$"
 )
 _AFTER = re.compile(r"(?:[ _-]?(?:id|ID|name|called|named))?[ :=#\"'“«]{1,4}([A-Z][A-Za-z0-9&-]{1,40})")
 _BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['’]s?)?[\"'”»]? $")
@@ -32,6 +32,9 @@ _VALUE = re.compile(
 _LOWER = re.compile(
     r"(?:[_ -](?:id|name|context|scope))?(?: (?:to|is|as|named|called|into|be|for|id|=))? ([a-z][a-z0-9_.-]{2,40})(?![\w.(\[])"
 )
+_PATH = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_-]{2,40})")
+# "put globex as the account", "with globex as tenant"
+_AS = re.compile(r"\b(?:put|use|with|set|pass|enter|give|send|take|write) [\"'`]?([a-z0-9][\w.-]{2,40})[\"'`]? (?:as|for|in|into) (?:the |its |your )?$")
 _PROPER = re.compile(
     r"(?<=[a-z,:;(] )(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)"
 )
@@ -142,7 +145,7 @@ def owning(folded: str, mention: Mention) -> bool:
 
 def excluded(folded: str, mention: Mention) -> bool:
     """True when the text wants everybody but this one: "tenant_id != acme", "all customers except Acme"."""
-    return _EXCEPT.search(folded, max(0, mention.start - 16), mention.start) is not None
+    return _EXCEPT.search(folded, max(0, mention.start - 24), mention.start) is not None
 
 
 def unregistered(
@@ -160,7 +163,10 @@ def unregistered(
         bit = book.bit("named") if mask & tenant else book.bit("named_org")
         matches = [_BEFORE.search(cased, max(0, start - 40), start), _AFTER.match(cased, end)]
         if caller_known:
-            matches.append(_VALUE.match(cased, end))
+            matches += [_VALUE.match(cased, end), _PATH.match(cased, end)]
+            placed = _AS.search(cased, max(0, start - 60), start)
+            if placed is not None and placed.group(1) not in book.words:
+                matches.append(placed)
             unknown = _LOWER.match(cased, end) if mask & tenant else None
             if unknown is not None and unknown.group(1).strip("._-") not in book.words:
                 matches.append(unknown)
