@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from scipy.optimize import minimize
 
 from tenant_middleware.guardrails.folding import fold
 from tenant_middleware.guardrails.modes import BLOCK_AT, FLAG_AT
@@ -107,12 +108,13 @@ def fit(data: list[Example]) -> Any:
 def _regress(x: Any, y: Any, w: Any, beta: Any) -> Any:
     ridge = np.full(x.shape[1], RIDGE)
     ridge[-1] = 1e-3
-    for _ in range(7):
-        p = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
-        gradient = x.T @ (w * (p - y)) + ridge * beta
-        hessian = (x * (w * p * (1 - p))[:, None]).T @ x + np.diag(ridge)
-        beta = beta - np.linalg.solve(hessian, gradient)
-    return beta
+
+    def loss(b: Any) -> tuple[float, Any]:
+        margin = x @ b
+        wrong = w * (1 / (1 + np.exp(-np.clip(margin, -30, 30))) - y)
+        return float(w @ np.logaddexp(0, (1 - 2 * y) * margin) + (ridge * b) @ b / 2), x.T @ wrong + ridge * b
+
+    return minimize(loss, beta, jac=True, method="L-BFGS-B", options={"maxiter": 80}).x
 
 
 def out_of_fold(data: list[Example]) -> Any:

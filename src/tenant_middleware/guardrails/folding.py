@@ -20,7 +20,7 @@ _MARKS = re.compile(
 )
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_WRAPPED = re.compile(r"(?<=[a-z,]) ?\n(?=[a-z])")
+_WRAPPED = re.compile(r"(?<=[A-Za-z,]) ?\n(?=[a-z])")
 _BLANKS = re.compile(r"[ \t]{2,}|\t")
 _LETTERS = str.maketrans({"ı": "i", "ł": "l", "ø": "o", "đ": "d", "ß": "ss", "æ": "ae", "œ": "oe", "’": "'", "‘": "'", "ʼ": "'", "ي": "ی",
                           "ك": "ک", "ى": "ی", "أ": "ا", "إ": "ا", "آ": "ا", "ة": "ه", "–": "-", "—": "-"})  # fmt: skip
@@ -41,11 +41,11 @@ def clean(text: str) -> str:
 
 def fold(text: str) -> str:
     """The form in which words are looked for."""
+    if "\n" in text:
+        text = _WRAPPED.sub(" ", text)
     if not text.isascii():
         text = unfold_marks(IGNORABLE.sub("", text))
     text = text.lower()
-    if "\n" in text:
-        text = _WRAPPED.sub(" ", text)
     return _BLANKS.sub(" ", text) if "  " in text or "\t" in text else text
 
 

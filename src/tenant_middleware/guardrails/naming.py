@@ -36,7 +36,7 @@ _PATH = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_-]{2,40})")
 # "put globex as the account", "with globex as tenant"
 _AS = re.compile(r"\b(?:put|use|with|set|pass|enter|give|send|take|write) [\"'`]?([a-z0-9][\w.-]{2,40})[\"'`]? (?:as|for|in|into) (?:the |its |your )?$")
 _PROPER = re.compile(
-    r"(?<=[a-z,:;(] )(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)"
+    r"(?:(?<=[a-z,:;(] )|(?<=[^\x00-\x7f] )|(?<=[^\x00-\x7f\W]))(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)"
 )
 _FORM_WORDS = frozenset(
     [
@@ -188,6 +188,6 @@ def _place(
         if group <= (match.re.groups) and match.group(group):
             start, end = match.span(group)
             part_of_known = inside(known, start) or any(stop <= start <= stop + 1 for _, stop in known)
-            if cased[start:end].lower() not in _not_names() and not part_of_known:
+            if not part_of_known and not _not_names().issuperset(cased[start:end].lower().split()):
                 return start, end
     return None

@@ -19,6 +19,7 @@ FOUND = frozenset({"retrieved", "tool", "memory"})
 _MEMO = 4096
 _EARLY = 12
 _NEAR = 200
+_BRIEF = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def readings(
     seen = _union(hits)
     situation = book.bit("found") if source in FOUND else 0
     situation |= book.bit("nobody") if tenant_id is None else book.bit("alone") if alone else 0
+    situation |= book.bit("brief") if len(folded) <= _BRIEF else 0
     reader = _Reader(book, source, situation, seen | _counted(book, hits) | context, _reported(book, folded, hits))
     found = [reading for group in groups for reading in reader.clause(group)]
     found += [r for a, b in pairwise(groups) if b[0][0] - a[-1][1] < _NEAR and (r := reader.pair(a, b)) is not None]
