@@ -7,6 +7,7 @@ out of fold, `BLOCK_FPR` of the benign templates reach the block threshold.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -86,11 +87,13 @@ def all_readings(book: Rulebook, row: Row, setting: str) -> list[Reading]:
 def examples(book: Rulebook, design: Design) -> list[Example]:
     tuned = [r for r in rows() if not r.held_out and r.family not in DISGUISES]
     share = Counter(r.template for r in tuned)
-    return [
-        Example(r, s, np.array([design.row(x) for x in all_readings(book, r, s)]), weight / share[r.template])
-        for s, weight in SETTINGS.items()
-        for r in tuned
-    ]
+    alike: dict[tuple[str, str, bytes], Example] = {}  # fills of one template mostly read the same
+    for (s, weight), r in itertools.product(SETTINGS.items(), tuned):
+        matrix = np.array([design.row(x) for x in all_readings(book, r, s)])
+        key = (r.template, s, matrix.tobytes())
+        before = alike[key].weight if key in alike else 0.0
+        alike[key] = Example(r, s, matrix, before + weight / share[r.template])
+    return list(alike.values())
 
 
 def fit(data: list[Example]) -> Any:

@@ -12,7 +12,7 @@ from math import exp
 
 from tenant_middleware.errors import ConfigurationError
 
-SITUATIONS = ("quoted", "paired", "found", "alone", "nobody", "brief")
+SITUATIONS = ("quoted", "paired", "found", "alone", "nobody", "brief", "told")
 _MEMO = 8192
 _REASONS = 3
 

@@ -26,11 +26,12 @@ _EXCEPT = re.compile(
 _AFTER = re.compile(r"(?:[ _-]?(?:id|ID|name|called|named))?[ :=#\"'“«]{1,4}([A-Z][A-Za-z0-9&-]{1,40})")
 _BEFORE = re.compile(r"(?<=[a-z,:] )[\"'“«]?([A-Z][A-Za-z0-9&-]{1,40})(?:['’]s?)?[\"'”»]? $")
 _VALUE = re.compile(
-    r"(?:[_ -]?id|[_ -]?name|[_ -]?slot)?[\"']? ?(?:=|:|:=|->|=>|==)=? ?[\"']?([A-Za-z0-9][A-Za-z0-9_-]{2,40})(?![.(\[\w])|(?: id)? [\"'“]?([a-z]+[-_]?\d[\w-]*)"
+    r"(?!: [a-z]+ [a-z])(?:[_ -]?id|[_ -]?name|[_ -]?slot)?[\"']? ?(?:=|:|:=|->|=>|==)=? ?[\"']?([A-Za-z0-9][A-Za-z0-9_-]{2,40})(?![.(\[\w])|(?: id)? [\"'“]?([a-z]+[-_]?\d[\w-]*)"
 )
 # "switch tenant to globex", "the workspace globex-eu": a word that no list knows, where a name would stand.
 _LOWER = re.compile(
     r"(?:[_ -](?:id|name|context|scope))?(?: (?:to|is|as|named|called|into|be|for|id|=))? ([a-z][a-z0-9_.-]{2,40})(?![\w.(\[])"
+    r"(?=[^\w ]|\s*$| (?:and|then|for|please|so|or|now|to|with|in|as|instead|before|when|pls)\b)"
 )
 _PATH = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_-]{2,40})")
 # "put globex as the account", "with globex as tenant"

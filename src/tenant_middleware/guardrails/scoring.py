@@ -83,12 +83,14 @@ def readings(
     if not hits:
         return 0, []
     bounds = clauses(folded)
-    hits = sorted([*hits, *_directives(book, folded, hits, bounds)])
+    wishes = _directives(book, folded, hits, bounds)
+    hits = sorted([*hits, *wishes])
     groups = _by_clause(hits, bounds)
     seen = _union(hits)
     situation = book.bit("found") if source in FOUND else 0
     situation |= book.bit("nobody") if tenant_id is None else book.bit("alone") if alone else 0
     situation |= book.bit("brief") if len(folded) <= _BRIEF else 0
+    situation |= book.bit("told") if not _union(wishes) & book.bit("demand") and "?" not in folded else 0
     reader = _Reader(book, source, situation, seen | _counted(book, hits) | context, _reported(book, folded, hits))
     found = [reading for group in groups for reading in reader.clause(group)]
     found += [r for a, b in pairwise(groups) if b[0][0] - a[-1][1] < _NEAR and (r := reader.pair(a, b)) is not None]
