@@ -34,7 +34,7 @@ RIDGE = 2.0
 ROUNDS = 4
 FOLDS = 5
 HARDEST = 20
-BLOCK_FPR = 0.006
+BLOCK_FPR = 0.004
 DISGUISES = ("obfuscated", "disguised")
 
 

@@ -1,6 +1,6 @@
 """What goes in and what comes out: input guard, canaries, provenance. Detects many known forms; isolation never rests on it."""
 
-from tenant_middleware.guardrails.answers import check_answer
+from tenant_middleware.guardrails.answers import AnswerGuard, check_answer
 from tenant_middleware.guardrails.canary import CanaryGuard, CanaryStore, CanaryStream, Incident, InMemoryCanaryStore
 from tenant_middleware.guardrails.classifier import AsyncClassifier, Classifier, GreyBand
 from tenant_middleware.guardrails.fence import Found, fence
@@ -12,6 +12,7 @@ from tenant_middleware.guardrails.verdict import Action, Segment, Source, Span, 
 
 __all__ = [
     "Action",
+    "AnswerGuard",
     "AsyncClassifier",
     "CanaryGuard",
     "CanaryStore",

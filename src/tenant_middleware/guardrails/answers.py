@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from tenant_middleware.guardrails.folding import fold
 from tenant_middleware.guardrails.registry import Registry
 from tenant_middleware.guardrails.verdict import ALLOW, Span, Verdict, worst
+from tenant_middleware.tenant import Tenant
 
 SHINGLE = 8
 FOREIGN_ID, SYSTEM_PROMPT = "foreign-identifier", "system-prompt"
@@ -23,6 +25,27 @@ def check_answer(answer: str, tenant_id: str, registry: Registry, system_prompt:
     if system_prompt:
         found.append(_leaked(answer, system_prompt))
     return worst(*found)
+
+
+class AnswerGuard:
+    """`check_answer` for the adapters: what it flags is told to `on_flag(tenant, verdict)`, and the answer goes on.
+
+    It is opt-in and never stops an answer, so a streamed one isn't held back: it is looked at when it is complete.
+    """
+
+    def __init__(
+        self, registry: Registry, *, on_flag: Callable[[Tenant, Verdict], None], system_prompt: str | None = None
+    ) -> None:
+        self._registry = registry
+        self._on_flag = on_flag
+        self._system_prompt = system_prompt
+
+    def check(self, answer: str, tenant: Tenant) -> Verdict:
+        """The verdict on a whole answer to this tenant."""
+        verdict = check_answer(answer, tenant.id, self._registry, self._system_prompt)
+        if verdict.flagged:
+            self._on_flag(tenant, verdict)
+        return verdict
 
 
 def _foreign_ids(answer: str, tenant_id: str, registry: Registry) -> Verdict:

@@ -117,7 +117,10 @@ def _unescape(run: str) -> bytes:
     return _ESCAPE.sub(char, run).encode()
 
 
-_LONG_RUN = re.compile(r"[A-Za-z0-9+/_=-]{8}|[0-9a-fA-F]{2}(?:[ :][0-9a-fA-F]{2}){5}|[01]{8}|<~|[^\s]{20}")
+# A word is no code: one has a digit in it, or a capital after a small letter, or no break for long.
+_LONG_RUN = re.compile(
+    r"(?<![A-Za-z0-9+/_=-])(?=[A-Za-z0-9+/_=-]{0,40}?(?:[0-9]|[a-z][A-Z]))[A-Za-z0-9+/_=-]{8}|[0-9a-fA-F]{2}(?:[ :][0-9a-fA-F]{2}){5}|[01]{8}|<~|[^\s]{20}"
+)
 _NUMBERS_HINT = re.compile(r"\d{2,3}[ ,;-]{1,2}\d{2,3}[ ,;-]{1,2}\d{2,3}[ ,;-]{1,2}\d{2,3}[ ,;-]{1,2}\d{2,3}")
 _NUMBERS = re.compile(r"(?:(?:0x[0-9a-fA-F]{2}|\b\d{2,3})[ ,;-]{1,2}){5,2000}(?:0x[0-9a-fA-F]{2}|\d{2,3})\b")
 _URL = re.compile(r"(?:[\w.~-]{0,40}%[0-9a-fA-F]{2}){1,400}[\w.~-]{0,40}")

@@ -21,13 +21,14 @@ _WORD = re.compile(r"[a-z']{2,24}")
 _CHAINED = re.compile(r"(?<![^\W_])[^\W_]{1,40}(?:[-_.+/][^\W_]{1,40}){3,60}")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _LEET_TOKEN = re.compile(r"[a-z0-9@$!|+€]{2,40}")
+_LEET_HINT = re.compile(r"[a-z][0-9@$!|+€]{1,2}[a-z]|(?:^|[^a-z0-9])[0-9@$|€][a-z]")
 _LEET = str.maketrans({"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "@": "a", "$": "s", "!": "i",
                        "|": "l", "+": "t", "€": "e", "6": "g", "9": "g"})  # fmt: skip
 _LEET_L = _LEET | {ord("1"): "l", ord("!"): "l"}
 _LONG_WORD = re.compile(r"[a-z]{16,400}")
 _GLUE = 0.3
 _STRANGE, _GAIN = 0.6, 0.25
-_SAMPLE = 600
+_SAMPLE = 240
 _SEGMENTED = 1_500
 _LEET_SHARE = 0.15
 _COVER = 0.35
@@ -108,6 +109,8 @@ def _selected(char: str) -> int:
 
 
 def _leet(folded: str) -> Iterator[tuple[str, str]]:
+    if not _LEET_HINT.search(folded):
+        return
     changed = 0
 
     def plain(match: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ Hit = tuple[int, int, int]
 
 _POSSESSED = re.compile(r"'s?\b|'s?(?= )|의|の|的")
 _POSSESSING = re.compile(
-    r"(?:\b(?:of|by|belonging to|belongs to|belong to|inside|into|within|in|under|over at|held for|von|bei|van|bij|av"
+    r"(?:\b(?:of|owned by|stored by|uploaded by|written by|held by|kept by|signed by|belonging to|belongs to|belong to|inside|into|within|in|under|over at|held for|von|bei|van|bij|av"
     r"|från|af|hos|de|del|de la|du|chez|da|do|di|della|al|lui|firmy|firmie|cég|компании|фирмы|компанії|фирма|της|του|η"
     r"|شركة|شرکت|של|công ty|của|milik|perusahaan|บริษัท)) [\"'“«]?$"
 )
@@ -35,9 +35,11 @@ _LOWER = re.compile(
 )
 _PATH = re.compile(r"/([A-Za-z0-9][A-Za-z0-9_-]{2,40})")
 # "put globex as the account", "with globex as tenant"
-_AS = re.compile(r"\b(?:put|use|with|set|pass|enter|give|send|take|write) [\"'`]?([a-z0-9][\w.-]{2,40})[\"'`]? (?:as|for|in|into) (?:the |its |your )?$")
+_AS = re.compile(
+    r"\b(?:put|use|with|set|pass|enter|give|send|take|write) [\"'`]?([a-z0-9][\w.-]{2,40})[\"'`]? (?:as|for|in|into) (?:the |its |your )?$"
+)
 _PROPER = re.compile(
-    r"(?:(?<=[a-z,:;(] )|(?<=[^\x00-\x7f] )|(?<=[^\x00-\x7f\W]))(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?=(['’]s?\b)?)"
+    r"(?:(?<=[a-z,:;(] )|(?<=[^\x00-\x7f] )|(?<=[^\x00-\x7f\W]))(?<!\bthe )(?<!\ba )(?<!\ban )[\"'“]?([A-Z][A-Za-z0-9&-]*[a-z0-9](?: (?:&|[A-Z][A-Za-z0-9-]*[a-z0-9])){0,3})(?![A-Za-z0-9]|\.[a-z])(?=(['’]s?\b)?)"
 )
 _FORM_WORDS = frozenset(
     [

@@ -211,7 +211,9 @@ class _Reader:
         for join in self._book.joins:
             if mask & join.left and mask & join.right and _joined(join, hits):
                 mask |= join.gives
-        scores = [(rule, rule.score * self._mitigated(rule, mask)) for rule in self._fulfilled(mask)]
+        fulfilled = self._fulfilled(mask)
+        milder = self._mitigations(mask) if fulfilled else []
+        scores = [(rule, rule.score * _mitigated(rule, milder)) for rule in fulfilled]
         best = max((score for _, score in scores), default=0.0)
         floor = max((score for rule, score in scores if rule.sure), default=0.0) if not situation else 0.0
         topics, names = self._everywhere & self._book.topics, tuple(rule.id for rule, _ in scores)
@@ -228,12 +230,14 @@ class _Reader:
             memo[key] = known
         return known
 
-    def _mitigated(self, rule: Rule, mask: int) -> float:
-        factor = 1.0
-        for m in self._book.mitigations:
-            if _mitigates(m, rule, self._source, mask if m.scope == "clause" else self._everywhere, mask):
-                factor *= m.factor
-        return factor
+    def _mitigations(self, mask: int) -> list[Mitigation]:
+        return [
+            m
+            for m in self._book.mitigations
+            if not (m.unless & mask or m.lacks & mask)
+            and (not m.when or m.when & (mask if m.scope == "clause" else self._everywhere))
+            and (not m.sources or self._source in m.sources)
+        ]
 
 
 def _applies(rule: Rule, mask: int, source: str) -> bool:
@@ -242,10 +246,12 @@ def _applies(rule: Rule, mask: int, source: str) -> bool:
     return all(mask & group for group in rule.any_of)
 
 
-def _mitigates(m: Mitigation, rule: Rule, source: str, seen: int, mask: int) -> bool:
-    if m.unless & mask or m.lacks & mask or (m.when and not m.when & seen):
-        return False
-    return (not m.families or rule.family in m.families) and (not m.sources or source in m.sources)
+def _mitigated(rule: Rule, milder: Sequence[Mitigation]) -> float:
+    factor = 1.0
+    for m in milder:
+        if not m.families or rule.family in m.families:
+            factor *= m.factor
+    return factor
 
 
 def _counted(book: Rulebook, hits: Sequence[Hit]) -> int:

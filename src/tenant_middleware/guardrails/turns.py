@@ -21,8 +21,9 @@ _MEANS = (
 )
 # Most texts define nothing; one cheap look spares them the patterns below.
 _HINT = re.compile(
-    r"=|->|:|(?i:\b(?:mean|let|say|write|type|mention|use|stand|short for|code|alias|refer|denote|represent|bedeut|steht|signifi|désigne"
-    r"|beteken|oznacza|variable|define|set|remember|note|assign|call|name|nickname|label|abbreviate)|означает)"
+    r"=|->|(?i:\b(?:variable|define|set|remember|note|assign)\b[^\n]{0,60}:|\b(?:let|let's|by) |\bi (?:say|write|type|mention|use)\b"
+    r"|\b(?:means?|stands? for|short for|code(?: ?name)? for|alias|denotes?|represents?|refers? to|bedeutet|steht für|signifie"
+    r"|significa|désigne|betekent|oznacza|call|name|nickname|label|abbreviate)\b)|означает"
 )
 _ALIASES = [re.compile(pattern, re.MULTILINE) for pattern in _MEANS]
 _CALL = re.compile(

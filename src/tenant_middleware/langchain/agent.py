@@ -23,7 +23,7 @@ except ImportError as error:
 from tenant_middleware.admission.call import Call, Hold
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import BudgetBusy, BudgetExceeded, ConfigurationError, InvalidInput, TenantMismatch
-from tenant_middleware.guardrails import CanaryGuard
+from tenant_middleware.guardrails import AnswerGuard, CanaryGuard
 from tenant_middleware.keys import key
 from tenant_middleware.langchain import run_state as run
 from tenant_middleware.langchain import usage as counting
@@ -61,7 +61,8 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     a model or tool is called. The input guard runs first, every model step goes through the gate (retries and
     fallbacks inside are attempts of one call), tools must be made by `tenant_tool` or be named in `tenantless_tools`.
     An exhausted budget ends the run with a message (`on_budget="raise"`: with BudgetExceeded). With `canaries`, an
-    answer that holds another tenant's raises IsolationBreach and one's own are taken out.
+    answer that holds another tenant's raises IsolationBreach and one's own are taken out; `answers` flags other tenants'
+    ids and the system prompt.
     """
 
     state_schema = PinnedState
@@ -73,12 +74,14 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
         caps: RunCaps | None = None,
         tenantless_tools: frozenset[str] | set[str] = frozenset(),
         canaries: CanaryGuard | None = None,
+        answers: AnswerGuard | None = None,
         on_budget: Literal["end", "raise"] = "end",
     ) -> None:
         super().__init__()
         self.tenancy = tenancy
         self.caps = caps or RunCaps()
         self.canaries = canaries
+        self.answers = answers
         self._tenantless = frozenset(tenantless_tools)
         self._on_budget = on_budget
 
@@ -216,12 +219,14 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     @passing
     def after_model(self, state: PinnedState, runtime: Any) -> dict[str, Any] | None:
         _check_pin(state)
-        if self.canaries is None:
-            return None
         last = state["messages"][-1]
         if not isinstance(last, AIMessage) or not isinstance(last.content, str):
             return None
-        clean = self.canaries.strip(last.content, current_tenant())
+        tenant, clean = current_tenant(), last.content
+        if self.canaries is not None:
+            clean = self.canaries.strip(clean, tenant)
+        if self.answers is not None:
+            self.answers.check(clean, tenant)
         return None if clean == last.content else {"messages": [last.model_copy(update={"content": clean})]}
 
     async def aafter_model(self, state: PinnedState, runtime: Any) -> dict[str, Any] | None:

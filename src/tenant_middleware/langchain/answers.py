@@ -16,23 +16,30 @@ except ImportError as error:
     raise missing_extra("langchain", __name__) from error
 
 from tenant_middleware.context import current_tenant
-from tenant_middleware.errors import InvalidInput
-from tenant_middleware.guardrails import CanaryGuard, CanaryStream, Found, fence
+from tenant_middleware.errors import ConfigurationError, InvalidInput
+from tenant_middleware.guardrails import AnswerGuard, CanaryGuard, Found, fence
 from tenant_middleware.langchain.pinned import PinnedRunnable
 from tenant_middleware.langchain.refusals import passing
 
 
 class _Scanning(Runnable[Any, Any]):
-    def __init__(self, canaries: CanaryGuard) -> None:
+    def __init__(self, canaries: CanaryGuard | None = None, *, answers: AnswerGuard | None = None) -> None:
+        if canaries is None and answers is None:
+            raise ConfigurationError("GuardOutput: expected canaries, answers or both; with neither it guards nothing")
         self.canaries = canaries
+        self.answers = answers
 
     @passing
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         return self._call_with_config(self._strip, input, config, **kwargs)
 
     def _strip(self, answer: Any) -> Any:
-        text = _text(answer)
-        return _with_text(answer, self.canaries.strip(text, current_tenant()))
+        tenant, text = current_tenant(), _text(answer)
+        if self.canaries is not None:
+            text = self.canaries.strip(text, tenant)
+        if self.answers is not None:
+            self.answers.check(text, tenant)
+        return _with_text(answer, text)
 
     @passing
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
@@ -42,28 +49,27 @@ class _Scanning(Runnable[Any, Any]):
         yield await self.ainvoke(input, config, **kwargs)
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        stream, last = self.canaries.stream(current_tenant()), None
+        passing = _Passing(self.canaries, self.answers)
         for chunk in input:
-            last = chunk
-            yield from _pushed(stream, chunk)
-        yield from _rest(stream, last)
+            yield from passing.push(chunk)
+        yield from passing.close()
 
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        stream, last = self.canaries.stream(current_tenant()), None
+        passing = _Passing(self.canaries, self.answers)
         async for chunk in input:
-            last = chunk
-            for safe in _pushed(stream, chunk):
+            for safe in passing.push(chunk):
                 yield safe
-        for safe in _rest(stream, last):
+        for safe in passing.close():
             yield safe
 
 
 class GuardOutput(PinnedRunnable, _Scanning):
     """Put it after the model: another tenant's canary stops the answer with IsolationBreach, one's own are taken out.
 
-    In a stream the text comes a window later than the model gives it; message chunks keep their ids and usage.
+    With canaries the text of a stream comes a window later than the model gives it; message chunks keep their ids and
+    usage. `answers` flags other tenants' ids and the system prompt in the whole answer, and holds nothing back.
     """
 
 
@@ -93,18 +99,31 @@ class Fence(Runnable[Any, str]):
         return Found(document.page_content, shown)
 
 
-def _pushed(stream: CanaryStream, chunk: Any) -> Iterator[Any]:
-    """A chunk with the text that may be shown now; a chunk of text alone is left out while there is none."""
-    safe = stream.push(_text(chunk))
-    if safe or not isinstance(chunk, str):
-        yield _with_text(chunk, safe)
+class _Passing:
+    """One streamed answer on its way through the guards."""
 
+    def __init__(self, canaries: CanaryGuard | None, answers: AnswerGuard | None) -> None:
+        self._tenant = current_tenant()
+        self._stream = canaries.stream(self._tenant) if canaries is not None else None
+        self._answers = answers
+        self._shown: list[str] = []
+        self._last: Any = None
 
-def _rest(stream: CanaryStream, last: Any) -> Iterator[Any]:
-    rest = stream.close()
-    if not rest:
-        return
-    yield rest if last is None or isinstance(last, str) else type(last)(content=rest, id=last.id)
+    def push(self, chunk: Any) -> Iterator[Any]:
+        """The chunk with the text that may be shown now; a chunk of text alone is left out while there is none."""
+        self._last = chunk
+        text = _text(chunk)
+        safe = text if self._stream is None else self._stream.push(text)
+        self._shown.append(safe)
+        if safe or not isinstance(chunk, str):
+            yield _with_text(chunk, safe)
+
+    def close(self) -> Iterator[Any]:
+        rest = "" if self._stream is None else self._stream.close()
+        if self._answers is not None:
+            self._answers.check("".join(self._shown) + rest, self._tenant)
+        if rest:
+            yield rest if isinstance(self._last, str) else type(self._last)(content=rest, id=self._last.id)
 
 
 def _text(answer: Any) -> str:

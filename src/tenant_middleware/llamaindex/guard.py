@@ -1,19 +1,20 @@
-"""The input guard in LlamaIndex: before a query engine, as a workflow's first step, or over a model's new messages."""
+"""The guards in LlamaIndex: around a query engine, as a workflow's first step, or over a model's new messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from tenant_middleware import telemetry
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import InvalidInput, missing_extra
-from tenant_middleware.guardrails import InputGuard, Segment, Source
+from tenant_middleware.guardrails import AnswerGuard, InputGuard, Segment, Source
+from tenant_middleware.tenant import Tenant
 
 try:
     from llama_index.core.base.base_query_engine import BaseQueryEngine
     from llama_index.core.base.llms.types import ChatMessage, MessageRole
-    from llama_index.core.base.response.schema import RESPONSE_TYPE
+    from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, StreamingResponse
     from llama_index.core.prompts.mixin import PromptMixinType
     from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
     from llama_index.core.workflow import Event, StartEvent, Workflow, step
@@ -44,23 +45,56 @@ async def aguard_input(guard: InputGuard, value: Any) -> None:
 
 
 class GuardedQueryEngine(BaseQueryEngine):
-    """A query engine behind the guard: what is blocked raises before anything is embedded, retrieved or paid for."""
+    """A query engine behind the guard: what is blocked raises before anything is embedded, retrieved or paid for.
 
-    def __init__(self, engine: BaseQueryEngine, guard: InputGuard) -> None:
+    `answers` looks at the whole answer for other tenants' ids and the system prompt and flags them; a streamed one goes
+    on at once and is looked at when its last piece is through.
+    """
+
+    def __init__(self, engine: BaseQueryEngine, guard: InputGuard, *, answers: AnswerGuard | None = None) -> None:
         super().__init__(engine.callback_manager)
         self.engine = engine
         self.guard = guard
+        self.answers = answers
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         guard_input(self.guard, query_bundle)
-        return self.engine.query(query_bundle)
+        return self._watched(self.engine.query(query_bundle))
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         await aguard_input(self.guard, query_bundle)
-        return await self.engine.aquery(query_bundle)
+        return self._watched(await self.engine.aquery(query_bundle))
+
+    def _watched(self, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
+        if self.answers is None:
+            return response
+        tenant = current_tenant()
+        if isinstance(response, StreamingResponse):
+            response.response_gen = _pieces(response.response_gen, self.answers, tenant)
+        elif isinstance(response, AsyncStreamingResponse):
+            response.response_gen = _apieces(response.response_gen, self.answers, tenant)
+        else:
+            self.answers.check(str(response), tenant)
+        return response
 
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"engine": self.engine}
+
+
+def _pieces(pieces: Iterator[str], answers: AnswerGuard, tenant: Tenant) -> Generator[str, None, None]:
+    shown: list[str] = []
+    for piece in pieces:
+        shown.append(piece)
+        yield piece
+    answers.check("".join(shown), tenant)
+
+
+async def _apieces(pieces: AsyncIterator[str], answers: AnswerGuard, tenant: Tenant) -> AsyncGenerator[str, None]:
+    shown: list[str] = []
+    async for piece in pieces:
+        shown.append(piece)
+        yield piece
+    answers.check("".join(shown), tenant)
 
 
 class Checked(Event):
