@@ -1,8 +1,8 @@
 """Fit the guard's weights to the tuned rows of the development set and write `rules/weights.yaml`.
 
 `python -m tests.guardrails.fit`, after the words, rules or templates have changed. A logistic regression over
-categories; held-out rows are never looked at. The bias is set so that,
-out of fold, `BLOCK_FPR` of the benign templates reach the block threshold.
+categories; held-out rows are never looked at. The bias is set so that, out of fold, `BLOCK_FPR` of the benign
+templates reach the block threshold.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ RIDGE = 2.0
 ROUNDS = 4
 FOLDS = 5
 HARDEST = 20
-BLOCK_FPR = 0.004
+# The share of benign templates that may reach the block threshold, by how much the guard was told.
+BLOCK_FPR = {"registry": 0.002, "caller": 0.002, "text": 0.004}
+# The situation that marks a setting: its weight takes up the difference between the settings' thresholds.
+MARKS = {"caller": "alone", "text": "nobody"}
 DISGUISES = ("obfuscated", "disguised")
 
 
@@ -138,11 +141,9 @@ def of(margins: Any, data: list[Example], label: str, settings: tuple[str, ...])
     return [(float(m), e.weight) for m, e in pairs if e.row.label == label and e.setting in settings]
 
 
-def threshold(margins: Any, data: list[Example], fpr: float) -> float:
-    """The margin that this share of the benign templates exceeds, the caller known."""
-    benign = [
-        (m, e.weight) for m, e in zip(margins, data, strict=True) if e.row.label == "benign" and e.setting != "text"
-    ]
+def threshold(margins: Any, data: list[Example], setting: str) -> float:
+    """The margin that as many of the benign templates exceed as may, in one setting."""
+    benign, fpr = of(margins, data, "benign", (setting,)), BLOCK_FPR[setting]
     total, over = sum(w for _, w in benign), 0.0
     for margin, weight in sorted(benign, reverse=True):
         over += weight
@@ -151,13 +152,13 @@ def threshold(margins: Any, data: list[Example], fpr: float) -> float:
     raise ValueError("no benign rows")
 
 
-def hardest(margins: Any, data: list[Example]) -> list[tuple[float, str]]:
+def hardest(margins: Any, data: list[Example], block: dict[str, float]) -> list[tuple[float, str]]:
     """The benign templates nearest to an attack, or past it: what to look at next."""
     worst: dict[str, float] = {}
     for margin, e in zip(margins, data, strict=True):
-        if e.row.label == "benign" and e.setting != "text":
+        if e.row.label == "benign":
             key = f"{e.setting}: {e.row.text[:100]}"
-            worst[key] = max(worst.get(key, -99.0), float(margin))
+            worst[key] = max(worst.get(key, -99.0), float(margin) - block[e.setting])
     return sorted(((m, k) for k, m in worst.items()), reverse=True)[:HARDEST]
 
 
@@ -165,8 +166,10 @@ def _logit(p: float) -> float:
     return log(p / (1 - p))
 
 
-def write(book: Rulebook, design: Design, beta: Any, block: float, path: Path) -> None:
-    """Write the weights by name, shifted so that the margin `block` lies at the block threshold."""
+def write(book: Rulebook, design: Design, beta: Any, block: dict[str, float], path: Path) -> None:
+    """Write the weights by name, shifted so that the margins `block` lie at the block threshold."""
+    for setting, mark in MARKS.items():
+        beta[design.names.index(mark)] += block["registry"] - block[setting]
     topics = [design.names[i] for i in design.topics]
     middle = len(design.names) + len(topics)
     tables = {
@@ -175,7 +178,7 @@ def write(book: Rulebook, design: Design, beta: Any, block: float, path: Path) -
         "bare": (design.names, beta[middle:-2]),
     }
     table: dict[str, Any] = {
-        "bias": round(float(beta[-1] - block) + _logit(BLOCK_AT), 3),
+        "bias": round(float(beta[-1] - block["registry"]) + _logit(BLOCK_AT), 3),
         "rule": round(float(beta[-2]), 3),
     }
     for key, (names, values) in tables.items():
@@ -190,15 +193,17 @@ def main() -> None:
     design = Design(book)
     data = examples(book, design)
     margins = out_of_fold(data)
-    block = threshold(margins, data, BLOCK_FPR)
-    flag = block + _logit(FLAG_AT) - _logit(BLOCK_AT)
-    for label, settings in (("attack", ("registry",)), ("attack", ("caller",)), ("benign", ("registry", "caller"))):
-        some = of(margins, data, label, settings)
-        at = [sum(w for m, w in some if m >= t) / sum(w for _, w in some) for t in (block, flag)]
-        print(f"out of fold, {label}, {' and '.join(settings)}: blocked {at[0]:.1%}, flagged {at[1]:.1%}")
+    block = {setting: threshold(margins, data, setting) for setting in SETTINGS}
+    tips = _logit(FLAG_AT) - _logit(BLOCK_AT)
+    for setting, label in itertools.product(SETTINGS, ("attack", "benign")):
+        some = of(margins, data, label, (setting,))
+        at = [
+            sum(w for m, w in some if m > t) / sum(w for _, w in some) for t in (block[setting], block[setting] + tips)
+        ]
+        print(f"out of fold, {label}, {setting}: blocked {at[0]:.1%}, flagged {at[1]:.1%}")
     print("hardest benign templates:")
-    for margin, template in hardest(margins, data):
-        print(f"  {margin - block:+.2f} {template}")
+    for margin, template in hardest(margins, data, block):
+        print(f"  {margin:+.2f} {template}")
     path = Path(str(files("tenant_middleware.guardrails") / "rules" / "weights.yaml"))
     write(book, design, fit(data), block, path)
 

@@ -67,11 +67,10 @@ class RustMatcher:
             index, start, end = match
             term = terms[index]
             # Most matches lie between blanks or inside a longer word: two looks settle them, without a call.
-            if (not term.left or not start or not text[start - 1].isalnum()) and (
-                not term.right or end == size or not text[end].isalnum()
-            ):
-                found.append(match)
-            elif bounded(term, text, start, end):
+            if (
+                (not term.left or not start or not text[start - 1].isalnum())
+                and (not term.right or end == size or not text[end].isalnum())
+            ) or bounded(term, text, start, end):
                 found.append(match)
         return found
 

@@ -26,10 +26,14 @@ _HINT = re.compile(
     r"|significa|désigne|betekent|oznacza|call|name|nickname|label|abbreviate)\b)|означает"
 )
 _ALIASES = [re.compile(pattern, re.MULTILINE) for pattern in _MEANS]
-_CALL = re.compile(
-    rf"(?i:\b(?:call|name|nickname|label|refer to|abbreviate) (?:the )?){_NAME}(?i:(?: as|,)? (?:simply |just )?){_NAME}",
-    re.MULTILINE,
-)
+# The name first, then what it's called.
+_CALLED = [
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        rf"(?i:\b(?:call|name|nickname|label|refer to|abbreviate) (?:the )?){_NAME}(?i:(?: as|,)? (?:simply |just )?){_NAME}",
+        rf"(?i:\b(?:nickname|alias|code ?name|short name|name|word) for (?:the )?){_NAME}(?i: is [\"'“]?(?:the )?){_NAME}",
+    )
+]
 
 
 def conversation(turns: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -61,7 +65,8 @@ def aliases(texts: Sequence[str]) -> dict[str, str]:
             continue
         for pattern in _ALIASES:
             found.update((m.group(1), m.group(2)) for m in pattern.finditer(text[:_LONGEST]))
-        found.update((m.group(2), m.group(1)) for m in _CALL.finditer(text[:_LONGEST]))
+        for pattern in _CALLED:
+            found.update((m.group(2), m.group(1)) for m in pattern.finditer(text[:_LONGEST]))
     return {alias: name for alias, name in found.items() if len(alias) >= _SHORTEST_ALIAS and alias != name}
 
 

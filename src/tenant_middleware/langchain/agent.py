@@ -61,7 +61,7 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     a model or tool is called. The input guard runs first, every model step goes through the gate (retries and
     fallbacks inside are attempts of one call), tools must be made by `tenant_tool` or be named in `tenantless_tools`.
     An exhausted budget ends the run with a message (`on_budget="raise"`: with BudgetExceeded). With `canaries`, an
-    answer that holds another tenant's raises IsolationBreach and one's own are taken out; `answers` flags other tenants'
+    answer that holds another tenant's raises IsolationBreach and one's own are taken out; `answers` flags others'
     ids and the system prompt.
     """
 
