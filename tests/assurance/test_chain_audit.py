@@ -16,7 +16,7 @@ from tenant_middleware.assurance.chain import ChainReport
 from tenant_middleware.assurance.hosted import audit_chain
 from tenant_middleware.assurance.sightings import sighting
 from tenant_middleware.context import current_tenant, pin, scope
-from tenant_middleware.errors import AuthenticationError, ConfigurationError, TenantMismatch
+from tenant_middleware.errors import AuthenticationError, ConfigurationError, StoreUnavailable, TenantMismatch
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 from tests.hazards.scoreboard import POLICY
@@ -32,6 +32,9 @@ class Chain:
 
     def ingest(self, text: str) -> None:
         self.shelves.setdefault(self.key(current_tenant()), []).append(text)
+
+    def delete(self, text: str) -> None:
+        self.shelves[self.key(current_tenant())].remove(text)
 
     def ask(self, question: str) -> list[str]:
         words = set(question.lower().strip("?").split())
@@ -153,6 +156,19 @@ def test_a_chain_that_finds_nothing_or_fails_does_not_pass() -> None:
         assert not report.passed and verdicts(report) <= {"held", "CONTROL FAILED", "ERROR"}
 
 
+def test_a_refusal_for_now_is_no_refusal() -> None:
+    """A chain that is too busy to answer strangers looks as tight as one that separates them."""
+    chain = tight()
+
+    def ask(question: str) -> list[str]:
+        own = chain.ask(question)
+        if not any(question.split()[-2] in text for text in own):
+            raise StoreUnavailable("too busy", store="chain")
+        return own
+
+    assert verdicts(audit(chain, ask)) >= {"held", "ERROR"}
+
+
 def test_a_leak_in_an_error_message_is_a_leak() -> None:
     chain = Chain(lambda tenant: tenant.id)
 
@@ -231,8 +247,13 @@ class served:
                 if tenant is None:
                     self.send_error(401)
                     return
-                with scope(tenant):
-                    found = chain.ask(text) if self.path == "/ask" else chain.ingest(text)
+                call = {"/ask": chain.ask, "/ingest": chain.ingest, "/delete": chain.delete}[self.path]
+                try:
+                    with scope(tenant):
+                        found = call(text)
+                except StoreUnavailable:
+                    self.send_error(503)
+                    return
                 body = json.dumps(found).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tenant_middleware import telemetry
+from tenant_middleware.assurance.callables import NOT_ASKED
 from tenant_middleware.assurance.canaries import audit_name, canaries
 from tenant_middleware.assurance.guests import invited, sweep
 from tenant_middleware.assurance.probes import CATALOGUE, Probe, Stage
@@ -156,22 +157,31 @@ def examine(probe: Probe, stage: Stage) -> tuple[Outcome, str]:
         probe.plant(stage)
     except (TenancyError, TypeError) as error:
         return "CONTROL FAILED", f"positive control: {_told(error)}"
-    for attacker in probe.attackers(stage):
-        path = _attacked(lambda who=attacker: probe.attack(stage, who), stage.code)  # type: ignore[misc]  # bound now
-        if path is not None:
-            return "LEAK", f"{attacker} got {stage.owner}'s canary at {path}: {probe.tries}"
-    path = _attacked(lambda: probe.mutated(stage), stage.code)
+    try:
+        for attacker in probe.attackers(stage):
+            path = _attacked(lambda who=attacker: probe.attack(stage, who), stage.code)  # type: ignore[misc]  # bound now
+            if path is not None:
+                return "LEAK", f"{attacker} got {stage.owner}'s canary at {path}: {probe.tries}"
+        path = _attacked(lambda: probe.mutated(stage), stage.code)
+    except NOT_ASKED as error:
+        return "CONTROL FAILED", f"the attack could not be made: {_told(error)}"
     if path is None:
         return "CONTROL FAILED", "mutation control: the attack fails with the guard off too, so it could never succeed"
     return "held", ""
 
 
 def _attacked(attack: Callable[[], object], code: str) -> str | None:
-    """Where the canary stands in what the attack got; a refusal is looked at as well: it must not tell either."""
+    """Where the canary stands in what the attack got; a refusal is looked at as well: it must not tell either.
+
+    Raises what says that the store couldn't be asked at all.
+    """
     try:
         return sighting(attack(), code)
     except (TenancyError, TypeError) as error:
-        return sighting(str(error), code)
+        path = sighting(str(error), code)
+        if path is None and isinstance(error, NOT_ASKED):
+            raise
+        return path
 
 
 def _told(error: BaseException) -> str:

@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tenant_middleware.context import scope
-from tenant_middleware.errors import AuthenticationError, ConfigurationError, InvalidInput
+from tenant_middleware.errors import (
+    AuthenticationError,
+    BudgetExceeded,
+    ConfigurationError,
+    RateLimited,
+    StoreUnavailable,
+)
 from tenant_middleware.tenant import Tenant
 
 T = TypeVar("T")
@@ -23,7 +29,9 @@ THREAD = "tm-audit"
 # What an object is asked with, the first that it has; LangChain's, LlamaIndex's engines, agents and retrievers.
 _METHODS = ("invoke", "query", "chat", "retrieve", "run")
 _WAIT = 60.0
-_REFUSALS = (401, 402, 403, 404, 429)
+# Not an answer to the question whether something leaks: nobody was refused for who it is.
+NOT_ASKED = (StoreUnavailable, RateLimited, BudgetExceeded)
+_REFUSALS = (401, 403, 404)
 
 
 class Loop:
@@ -166,7 +174,7 @@ def _post(url: str, what: str, tokens: Mapping[str, str]) -> Callable[[str], str
 
 
 def send(url: str, text: str, token: str) -> str:
-    """The body of the answer; what the edge refuses (401, 402, 403, 404, 429) raises AuthenticationError."""
+    """The body of the answer; AuthenticationError when the edge refuses (401, 403, 404), else StoreUnavailable."""
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps({"text": text}).encode(), headers)
     try:
@@ -177,4 +185,4 @@ def send(url: str, text: str, token: str) -> str:
             body = error.read().decode("utf-8", "replace")
         if error.code in _REFUSALS:
             raise AuthenticationError(f"the endpoint refused with {error.code}: {body[:200]}") from None
-        raise InvalidInput(f"the endpoint answered {error.code}: {body[:200]}") from None
+        raise StoreUnavailable(f"the endpoint answered {error.code}: {body[:200]}", store="endpoint") from None

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tenant_middleware.assurance.callables import Streamed, WayIn
+from tenant_middleware.assurance.callables import NOT_ASKED, Streamed, WayIn
 from tenant_middleware.assurance.canaries import Canary
 from tenant_middleware.assurance.sightings import sighting
 from tenant_middleware.context import scope
@@ -115,11 +115,11 @@ class ChainAudit:
         name = f"{asker.owner} asks {owned.owner}'s question"
         try:
             answer: object = self._ask(asker.owner, question)
-        except TenancyError as refusal:
-            answer = str(refusal)
         except Exception as error:  # noqa: BLE001  as above; what it says could be the leak
             leak = self._leak(name, asker, error)
-            return leak or Step(name, "ERROR", f"{self._ask.shown} raised {_told(error)}")
+            if leak is None and (isinstance(error, NOT_ASKED) or not isinstance(error, TenancyError)):
+                return Step(name, "ERROR", f"{self._ask.shown} raised {_told(error)}")
+            return leak or Step(name, "held")
         return self._leak(name, asker, answer) or Step(name, "held")
 
     def _leak(self, name: str, asker: Canary, answer: object) -> Step | None:

@@ -45,6 +45,9 @@ def audit(
         typer.Option(help=f"Ask this endpoint instead, with the tokens in {' and '.join(TOKENS)}."),
     ] = None,
     ingest_url: Annotated[str | None, typer.Option(help="Where the endpoint takes documents.")] = None,
+    delete_url: Annotated[
+        str | None, typer.Option(help="Where the endpoint deletes a document by its text; the canaries stay otherwise.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write one page here.")] = None,
@@ -54,7 +57,7 @@ def audit(
 
     try:
         if url is not None:
-            report = _endpoint(url, ingest_url)
+            report = _endpoint(url, ingest_url, delete_url)
         else:
             report = _backends(policy_path(policy), probe or [], tier, dimension, seed, _catalogue(saver, store))
     except _Terminated:
@@ -107,7 +110,7 @@ def _catalogue(saver: str | None, store: str | None) -> tuple[Probe, ...]:
     return found
 
 
-def _endpoint(url: str, ingest_url: str | None) -> AuditReport:
+def _endpoint(url: str, ingest_url: str | None, delete_url: str | None) -> AuditReport:
     from tenant_middleware.assurance.endpoint import audit_endpoint
 
     tokens = [os.environ.get(name, "") for name in TOKENS]
@@ -115,7 +118,8 @@ def _endpoint(url: str, ingest_url: str | None) -> AuditReport:
         raise ConfigurationError(
             f"audit --url: expected --ingest-url, and two tokens of different tenants in {' and '.join(TOKENS)}"
         )
-    return audit_endpoint(ingest_url, url, tokens[0], tokens[1])
+    with _terminated_as_interrupted():
+        return audit_endpoint(ingest_url, url, tokens[0], tokens[1], delete=delete_url)
 
 
 @contextmanager
