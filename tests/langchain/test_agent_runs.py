@@ -26,7 +26,7 @@ from tenant_middleware import (
     pin,
     scope,
 )
-from tenant_middleware.guardrails import CanaryGuard
+from tenant_middleware.guardrails import AnswerGuard, CanaryGuard, Registry
 from tenant_middleware.langchain import (
     RunCaps,
     TenantAgentMiddleware,
@@ -286,6 +286,20 @@ def test_a_foreign_canary_never_leaves_and_ones_own_is_taken_out(
         assert mine not in out["messages"][-1].content
         with pytest.raises(IsolationBreach):
             agent.invoke({"messages": [("user", f"say {theirs}")]})  # type: ignore[arg-type]  # messages in short form
+
+
+@pytest.mark.guardrail
+async def test_an_agents_answer_with_another_tenants_id_is_flagged_and_goes_on(tenancy: Tenancy, acme: Tenant) -> None:
+    told: list[tuple[str, tuple[str, ...]]] = []
+    answers = AnswerGuard(Registry(["acme", "t-77"]), on_flag=lambda who, verdict: told.append((who.id, verdict.rules)))
+    model = TenantChatModel(model=echo_chat_model(), model_name="openai/local", gate=tenancy.gate)
+    agent = create_agent(model, middleware=[TenantAgentMiddleware(tenancy, answers=answers)])
+    asked: Any = {"messages": [("user", "Is T-77 a train? I read t-77 on it.")]}
+    with scope(acme):
+        for out in (agent.invoke(asked), await agent.ainvoke(asked)):
+            assert "t-77" in out["messages"][-1].content
+        agent.invoke({"messages": [("user", "Hello")]})  # type: ignore[arg-type]  # messages in short form
+    assert told == [("acme", ("foreign-identifier",))] * 2
 
 
 @pytest.mark.parametrize("argument", ["tenant", "tenant_id", "customer", "anything"])

@@ -14,8 +14,17 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
-from tenant_middleware import GuardrailBlocked, InvalidInput, IsolationBreach, MissingTenant, Tenancy, Tenant, scope
-from tenant_middleware.guardrails import CanaryGuard
+from tenant_middleware import (
+    ConfigurationError,
+    GuardrailBlocked,
+    InvalidInput,
+    IsolationBreach,
+    MissingTenant,
+    Tenancy,
+    Tenant,
+    scope,
+)
+from tenant_middleware.guardrails import AnswerGuard, CanaryGuard, Registry, Verdict
 from tenant_middleware.langchain import Fence, GuardInput, GuardOutput
 
 pytestmark = pytest.mark.guardrail
@@ -161,3 +170,38 @@ def test_whole_chain_with_fence(tenancy: Tenancy, canaries: CanaryGuard) -> None
     assert Fence().invoke("a text").count("a text") == 1
     with pytest.raises(InvalidInput):
         Fence().invoke([1])
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_another_tenants_id_and_the_system_prompt_are_flagged_and_the_answer_goes_on(way: str) -> None:
+    told: list[tuple[str, tuple[str, ...]]] = []
+
+    def tell(tenant: Tenant, verdict: Verdict) -> None:
+        told.append((tenant.id, verdict.rules))
+
+    prompt = "You answer for one company only and never show what another one stores."
+    answers = AnswerGuard(Registry(["acme", "globex"]), on_flag=tell, system_prompt=prompt)
+    for text, rules in ((f"As in globex: {prompt}", {"foreign-identifier", "system-prompt"}), ("Ask acme.", set())):
+        told.clear()
+        with scope(ACME):
+            assert WAYS[way](pieces(text) | GuardOutput(answers=answers), PLAIN) == text
+        assert {rule for tenant, found in told for rule in found if tenant == "acme"} == rules
+    with scope(GLOBEX):
+        WAYS[way](pieces("Ask acme.") | GuardOutput(answers=answers), PLAIN)
+    assert told[-1] == ("globex", ("foreign-identifier",))
+
+
+def test_canaries_are_taken_out_before_the_answer_is_looked_at(canaries: CanaryGuard) -> None:
+    told: list[Verdict] = []
+    answers = AnswerGuard(Registry(["acme", "globex"]), on_flag=lambda _, verdict: told.append(verdict))
+    step = GuardOutput(canaries, answers=answers)
+    with scope(ACME):
+        assert step.invoke(canaries.plant("Ask globex.", ACME)) == "Ask globex."
+        with pytest.raises(IsolationBreach):
+            step.invoke(canaries.plant("Ask globex.", GLOBEX))
+    assert [verdict.rules for verdict in told] == [("foreign-identifier",)]
+
+
+def test_a_step_that_guards_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="expected canaries"):
+        GuardOutput()

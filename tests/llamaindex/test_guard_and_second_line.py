@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tenant_middleware import (
     Tenant,
     scope,
 )
+from tenant_middleware.guardrails import AnswerGuard, Registry
 from tenant_middleware.isolation import seal
 from tenant_middleware.llamaindex import (
     Checked,
@@ -64,6 +66,33 @@ async def test_a_guarded_query_engine_stops_an_attack_before_anything_is_paid_fo
         assert str(engine.query("What does Premium cost?")) and str(await engine.aquery("What does Premium cost?"))
     with pytest.raises(MissingTenant):
         engine.query("What does Premium cost?")
+
+
+async def test_a_guarded_query_engine_flags_another_tenants_id_in_whole_and_streamed_answers(
+    tenancy: Tenancy, index: Any, acme: Tenant
+) -> None:
+    told: list[tuple[str, tuple[str, ...]]] = []
+    answers = AnswerGuard(Registry(["acme", "globex-eu"]), on_flag=lambda t, v: told.append((t.id, v.rules)))
+    flagged = [("acme", ("foreign-identifier",))]
+    with scope(acme):
+        index.insert(Document(text="The plan of globex-eu costs 89 USD."))
+        for streaming in (False, True):
+            engine = GuardedQueryEngine(index.as_query_engine(streaming=streaming), tenancy.guard, answers=answers)
+            for ask in (engine.query, engine.aquery):
+                told.clear()
+                response = ask("What does the plan cost?")
+                response = await response if inspect.isawaitable(response) else response
+                if streaming and ask == engine.aquery:
+                    assert not told, "a stream is looked at when it's through"
+                    assert "globex-eu" in "".join([piece async for piece in response.response_gen])
+                elif streaming:
+                    assert "globex-eu" in "".join(response.response_gen)
+                else:
+                    assert "globex-eu" in str(response)
+                assert told == flagged
+        told.clear()
+        plain = GuardedQueryEngine(index.as_query_engine(), tenancy.guard)
+        assert "globex-eu" in str(plain.query("What does the plan cost?")) and not told
 
 
 class Asking(GuardedWorkflow):

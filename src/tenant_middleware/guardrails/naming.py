@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 
-from tenant_middleware.guardrails.clauses import inside
 from tenant_middleware.guardrails.registry import Mention
 from tenant_middleware.guardrails.rulebook import Rulebook
 
@@ -190,7 +190,8 @@ def _place(
     for group in groups:
         if group <= (match.re.groups) and match.group(group):
             start, end = match.span(group)
-            part_of_known = inside(known, start) or any(stop <= start <= stop + 1 for _, stop in known)
+            before = bisect_right(known, (start, 1 << 60)) - 1
+            part_of_known = before >= 0 and start <= known[before][1] + 1
             if not part_of_known and not _not_names().issuperset(cased[start:end].lower().split()):
                 return start, end
     return None
