@@ -19,6 +19,7 @@ from tenant_middleware.assurance.canaries import audit_name, canaries
 from tenant_middleware.assurance.guests import invited, sweep
 from tenant_middleware.assurance.probes import CATALOGUE, Probe, Stage
 from tenant_middleware.assurance.sightings import sighting
+from tenant_middleware.backends.routed import backend_of
 from tenant_middleware.context import peek_tenant
 from tenant_middleware.errors import ConfigurationError, TenancyError, TenantMismatch
 from tenant_middleware.isolation import probes as isolation_probes
@@ -120,10 +121,7 @@ def _stage(
 
 def _dimension(tenancy: Tenancy, guest: Tenant) -> int:
     """The dimension of the store's vectors; a shared index that isn't there yet must not get one from an audit."""
-    vectors = tenancy.vectors
-    picked = vectors._pick(guest) if hasattr(vectors, "_pick") else vectors
-    driver = getattr(picked, "_driver", None)
-    known: int | None = driver.learn() if driver is not None else None
+    known: int | None = backend_of(getattr(tenancy.vectors, "inner", tenancy.vectors), guest).dimension
     if known is None and tenancy.policy.for_tenant(guest).isolation == "filter" and not _in_memory(tenancy):
         raise ConfigurationError(
             "audit: the shared index isn't there yet, and its first record decides the dimension: name it (--dimension)"

@@ -40,6 +40,11 @@ class Routed:
         return routed
 
 
+def backend_of(backend: Any, tenant: Tenant) -> Any:
+    """What serves this tenant: the backend itself, or the one behind a router that its policy names."""
+    return backend._pick(tenant) if isinstance(backend, Routed) else backend
+
+
 class Watched:
     """A backend whose every call for a tenant is checked first: for stores that ask the policy nothing themselves."""
 

@@ -137,6 +137,11 @@ class ScopedVectors:
             trial = ScopedVectors(self._driver, self._async_driver, isolation=kind)
             await probes.averify_isolation(trial, size)
 
+    @property
+    def dimension(self) -> int | None:
+        """The length of the store's vectors; None while it holds none and no index says it."""
+        return self._driver.learn()
+
     def recall_check(self, tenant: Tenant, *, k: int = 5, samples: int = 20) -> probes.RecallReport:
         """Compare this tenant's search with exact search over its own records, with advice when recall is low."""
         return probes.recall_check(self, tenant, k=k, samples=samples)

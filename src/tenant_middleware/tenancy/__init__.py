@@ -6,13 +6,14 @@ import asyncio
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.admission.queue import FairQueue
 from tenant_middleware.admission.store import AdmissionStore, Balance, Limits
+from tenant_middleware.backends.routed import backend_of
 from tenant_middleware.backends.urls import Opener
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.context import scope
@@ -98,8 +99,7 @@ class Tenancy(TenantData):
 
     def _open_gate(self, queue: FairQueue | None) -> ModelGate:
         store = self._opener.concern("admission", self._opener.admission(self.ledger))
-        own = getattr(store, "_pick", None)
-        self._store_for: Callable[[Tenant], AdmissionStore] = own if own is not None else lambda tenant: store
+        self._store_for: Callable[[Tenant], AdmissionStore] = partial(backend_of, store)
         return ModelGate(
             self.policy,
             self._store_for,
