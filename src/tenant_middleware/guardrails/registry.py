@@ -50,13 +50,13 @@ class Registry:
     ) -> None:
         self.known = tuple(describe(entry) for entry in known)
         self.operators = frozenset(operators)
-        owners: dict[str, set[str]] = {}
+        owners: dict[Term, set[str]] = {}
         for entry in self.known:
             for name in (entry.id, *entry.names):
-                for form in spellings(name):
-                    owners.setdefault(form, set()).add(entry.id)
+                for term in _terms(name):
+                    owners.setdefault(term, set()).add(entry.id)
         self._owners = [frozenset(ids) for ids in owners.values()]
-        self._matcher = matcher([Term.of(form) for form in owners], engine)
+        self._matcher = matcher(list(owners), engine)
 
     def mentions(self, folded: str, tenant_id: str | None) -> list[Mention]:
         """Every tenant named in a folded text; of overlapping names the longest counts."""
@@ -91,7 +91,12 @@ def spellings(name: str) -> list[str]:
     return sorted(form for form in forms if len(form) >= _SHORTEST)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
+def _terms(name: str) -> tuple[Term, ...]:
+    return tuple(Term.of(form) for form in spellings(name))
+
+
+@lru_cache(maxsize=256)
 def registry_of(known: tuple[Known, ...], operators: frozenset[str] = frozenset()) -> Registry:
     """The registry of these tenants, built once: callers that pass the same list at every call pay for it once."""
     return Registry(known, operators=operators)

@@ -16,7 +16,7 @@ _MEANS = (
     rf"(?i:\bby ){_NAME}(?i:,? i(?: will| shall|'ll)? (?:mean|refer to|denote) (?:the )?){_NAME}",
     rf"{_NAME}(?i: (?:means|stands for|shall mean|will mean|denotes|is short for|is a code ?name for|is code for|is an alias for|refers to|"
     rf"will refer to|shall denote|represents|bedeutet|steht für|signifie|significa|désigne|betekent|oznacza|означает) (?:the )?){_NAME}",
-    rf"(?i:\b(?:variable|define|set|remember|note|assign)(?: that)? ){_NAME} ?(?:=|:=|->|:) ?{_NAME}",
+    rf"(?i:\b(?:variable|define|set|remember|note|assign):?(?: that)? ){_NAME} ?(?:=|:=|->|:) ?{_NAME}",
     rf"^[ \t]{{0,8}}{_NAME} ?(?:=|:=|->) ?{_NAME}[ \t]{{0,8}}[.;]?[ \t]{{0,8}}$",
 )
 # Most texts define nothing; one cheap look spares them the patterns below.
