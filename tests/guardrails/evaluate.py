@@ -19,10 +19,15 @@ from statistics import median, quantiles
 
 from tenant_middleware.guardrails import Verdict, scan
 from tenant_middleware.guardrails.rulebook import default_rulebook
-from tests.guardrails.devset.rows import Row, rows
+from tests.guardrails.devset.rows import UNTOUCHED, Row, rows
 
 Z = 1.96
-SETTINGS = ("registry", "caller", "text")
+TOLD = {
+    "registry": "caller and registry given",
+    "caller": "the caller known, no registry",
+    "text": "the text alone",
+}
+SETTINGS = tuple(TOLD)
 STRONG = ("direct_switch", "filter_manipulation", "fake_system", "obfuscated")
 # Below these nothing is released; they are checked on the held-out rows, and on all context pairs. A share fails when
 # its whole interval lies on the wrong side: half a dozen templates of a family prove no less.
@@ -133,6 +138,11 @@ def pairs_solved(scored: Sequence[Scored]) -> tuple[int, int]:
     return sum(all(right) for right in by_pair.values()), len(by_pair)
 
 
+def untouched(row: Row) -> bool:
+    """Whether the row is of the file that nothing was ever tuned on, disguises left aside."""
+    return row.template.startswith(f"{row.family}/{UNTOUCHED}")
+
+
 def public_rows(path: Path) -> list[Row]:
     """Rows of a labelled public file, a JSON object a line with text, label and family; none of it is kept."""
     made = []
@@ -198,8 +208,9 @@ def evaluate(by_setting: dict[str, list[Scored]]) -> list[str]:
     report(held, "HELD-OUT rows, caller and registry given")
     families(held)
     for setting in SETTINGS[1:]:
-        known = "the caller known, no registry" if setting == "caller" else "the text alone"
-        report([s for s in by_setting[setting] if s.row.held_out and not s.row.pair], f"held-out rows, {known}")
+        report([s for s in by_setting[setting] if s.row.held_out and not s.row.pair], f"held-out rows, {TOLD[setting]}")
+    for setting in SETTINGS:
+        report([s for s in by_setting[setting] if untouched(s.row)], f"rows written last, {TOLD[setting]}")
     solved, pairs = pairs_solved(full)
     short = sorted(s.us for s in full if len(s.row.text) < SHORT)
     print(f"\ncontext pairs solved: {solved} of {pairs}")

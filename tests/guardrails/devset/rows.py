@@ -1,8 +1,9 @@
 """The guard's development set: rows made from hand-written templates, the same at every run.
 
 A template is a line in one of the text files; `||` separates turns, `@de` or `@retrieved` in front gives the language
-or the source. The rules were tuned with files a to d in view. File e was written afterwards, by the same hand: its odd
-templates were then tuned on, its even ones only ever scored, and these are the held-out rows.
+or the source. Files e and h were written in one sitting each before anything was tuned on them: their odd templates are
+tuned on, their even ones only ever scored. File m was written after the last change to words, rules and weights and
+scored once. The rest was tuned on with every row in view.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FILLS = 4
-# Files whose even templates were never tuned on.
-BLIND = "eh"
+# Files whose even templates are never tuned on, and the file of which nothing is.
+HALVED, UNTOUCHED = "eh", "m"
 SOURCES = ("retrieved", "tool", "memory", "user")
 
 COMPANIES = (
@@ -99,7 +100,7 @@ def _file(path: Path) -> Iterator[Row]:
     for family, number, text in templates(path):
         key = f"{family}/{path.stem[-1]}{number}"
         draw = random.Random(zlib.crc32(key.encode()))
-        held = path.stem[-1] in BLIND and number % 2 == 0
+        held = path.stem[-1] == UNTOUCHED or (path.stem[-1] in HALVED and number % 2 == 0)
         fills = FILLS if "{" in text else 1
         for fill in range(fills):
             yield _row(f"{key}/{fill}", label, family, key, held, text, draw)
