@@ -90,7 +90,7 @@ def erase(policy: dict[str, Any], events: str, tenant: Tenant, after: int | None
     with Tenancy.from_mapping(policy) as tenancy:
         stores, fate = erasure.stores_of(tenancy), Fate(after)
         EVENTS[events](fate, tenancy, stores)
-        erasure.stores_of = lambda tenancy: stores  # the very objects that are watched
+        erasure.stores_of = lambda tenancy, own: stores  # the very objects that are watched
         receipt = erasure.erase(tenancy, tenant, confirm=tenant.id, wait=wait)
         say(said="receipt", receipt=receipt.as_json(), complete=receipt.complete, done=fate.done)
 

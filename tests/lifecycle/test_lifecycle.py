@@ -221,6 +221,8 @@ def test_a_store_of_ones_own_takes_part_and_what_it_keeps_is_named(tmp_path: Pat
             def erase(self, tenant: Tenant) -> int:
                 return 0
 
+        with pytest.raises(InvalidInput, match="another"):
+            erase(tenancy, ACME, confirm="acme", stores={"vectors": own})
         receipt = erase(
             tenancy, ACME, confirm="acme", stores={"own": own, "tape": stuck, "lazy": Forgetful({"acme": ["row 1"]})}
         )

@@ -45,7 +45,7 @@ def erase(
     """
     if confirm != tenant.id:
         raise InvalidInput("erase: confirm= has to be the tenant's id, written once more; nothing was done")
-    return _Erasure(tenancy, tenant, {**stores_of(tenancy), **(stores or {})}, retention, wait, on_step).run()
+    return _Erasure(tenancy, tenant, stores_of(tenancy, stores), retention, wait, on_step).run()
 
 
 def _books(tenancy: Tenancy) -> SqlLedger:

@@ -38,7 +38,7 @@ def export_tenant(
     try:
         with passage(tenant):
             _beat(tenancy, tenant)
-            for name, store in {**stores_of(tenancy), "ledger": Books(tenancy.ledger), **(stores or {})}.items():
+            for name, store in {**stores_of(tenancy, stores), "ledger": Books(tenancy.ledger)}.items():
                 parts[name] = _part(tenancy, tenant, folder / f"{name.replace(' ', '-')}.jsonl", store)
             explained = [row._asdict() for row in tenancy.policy.explain(tenant)]
             _write(folder / "policy.json", explained)
@@ -54,10 +54,13 @@ def export_tenant(
     return manifest
 
 
-def import_tenant(tenancy: Tenancy, tenant: Tenant, folder: Path) -> dict[str, int]:
+def import_tenant(
+    tenancy: Tenancy, tenant: Tenant, folder: Path, *, stores: Mapping[str, TenantStore] | None = None
+) -> dict[str, int]:
     """Write an export's documents and conversations into a Tenancy, for the tenant it is of; counts by part.
 
-    Every part is checked against the manifest before anything is written.
+    So are the parts of `stores` that have a `load(tenant, rows)`. Every part is checked against the manifest before
+    anything is written.
     """
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     if manifest.get("format") != FORMAT:
@@ -68,9 +71,9 @@ def import_tenant(tenancy: Tenancy, tenant: Tenant, folder: Path) -> dict[str, i
         if _digest(folder / part["file"]) != part["sha256"]:
             raise InvalidInput(f"import: {name} isn't as it was exported; nothing was written")
     written: dict[str, int] = {}
-    targets = stores_of(tenancy)
+    targets = stores_of(tenancy, stores)
     for name, part in manifest["parts"].items():
-        load = getattr(targets.get(name.partition(".")[0]), "load", None)
+        load = getattr(targets.get(name) or targets.get(name.partition(".")[0]), "load", None)
         if load is not None:
             rows = list(_rows(folder / part["file"]))
             for start in range(0, len(rows), _LOADED_AT_ONCE):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from tenant_middleware.errors import InvalidInput
 from tenant_middleware.isolation.history import Message, from_json, to_json
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.isolation.vectors import Record
@@ -135,8 +136,19 @@ class Books:
             yield {"key": row.call_id, **asdict(row)}
 
 
-def stores_of(tenancy: Tenancy) -> dict[str, TenantStore]:
-    """All stores of a Tenancy by name, in the order in which they are erased."""
+def stores_of(tenancy: Tenancy, own: Mapping[str, TenantStore] | None = None) -> dict[str, TenantStore]:
+    """The application's own stores and all of a Tenancy's by name, in the order in which they are erased.
+
+    Raises InvalidInput for a name that a store of the Tenancy has, which would be left out.
+    """
+    theirs = _of_tenancy(tenancy)
+    for name in own or ():
+        if name in (*theirs, "ledger"):
+            raise InvalidInput(f"stores: {name!r} is the name of a store of the Tenancy; give yours another")
+    return {**(own or {}), **theirs}
+
+
+def _of_tenancy(tenancy: Tenancy) -> dict[str, TenantStore]:
     found: dict[str, TenantStore] = {}
     for concern, wrap in _WRAPS.items():
         backends = tenancy.backends(concern)
