@@ -11,9 +11,8 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from tenant_middleware.errors import InvalidInput, MissingTenant, TenantMismatch
 from tenant_middleware.garbage import keep_context
@@ -23,8 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """What a context knows: its tenant, the model call open in it if any, and which scope put it over which frame."""
 
     tenant: Tenant

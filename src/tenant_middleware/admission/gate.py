@@ -7,25 +7,26 @@ another one of the same tenant is open in this context joins it as an attempt: o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 
 from tenant_middleware import telemetry
 from tenant_middleware.admission import plan
 from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id, new_nonce
+from tenant_middleware.admission.entry import Entry
 from tenant_middleware.admission.estimate import Learnt
 from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.admission.queue import FairQueue, Slot, Ticket
-from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Granted, Settlement
+from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Granted, Limits, Settlement
 from tenant_middleware.clock import Clock
-from tenant_middleware.context import current_tenant, enter_call, leave_call, open_call, refuse_other
+from tenant_middleware.context import current_tenant, open_call
 from tenant_middleware.errors import ModelForbidden, RateLimited, TenancyError
 from tenant_middleware.isolation.provider_state import ProviderState
 from tenant_middleware.metering.ledger import LedgerRow, Status
 from tenant_middleware.metering.pricing import PriceBook, to_nano
 from tenant_middleware.metering.usage import Usage
-from tenant_middleware.policy import Policy
+from tenant_middleware.policy import Policy, Tier
 from tenant_middleware.tenant import Tenant
 
 # Cut off from our side, not refused by the provider: what was sent may have to be paid for.
@@ -62,6 +63,7 @@ class ModelGate:
         self._ttl = reservation_ttl
         self._provider_state = provider_state
         self.learnt = Learnt()
+        self._known_limits: dict[int, tuple[Tier, Limits]] = {}
 
     @property
     def provider_state(self) -> ProviderState | None:
@@ -157,39 +159,17 @@ class ModelGate:
         """A call of the tenant in context, with an id of our own."""
         return Call(current_tenant(), model, Kind(kind), prompt_tokens, max_tokens, new_call_id(), 0, n, stream)
 
-    @contextmanager
-    def call(self, call: Call) -> Iterator[Hold]:
+    def call(self, call: Call) -> AbstractContextManager[Hold]:
         """Admit a call for the length of a `with`; `hold.report(usage)` says what it used.
 
         An exception of the provider gives the reservation back; a call cut off from our side (cancelled, closed) is
         charged what was reported, or its prompt.
         """
-        refuse_other(call.tenant)
-        hold = self.admit(call)
-        outer = enter_call(hold)
-        try:
-            yield hold
-        except BaseException as error:
-            leave_call(hold, outer)
-            self.end(hold, error)
-            raise
-        leave_call(hold, outer)
-        self.end(hold, None)
+        return Entry(self, call)
 
-    @asynccontextmanager
-    async def acall(self, call: Call) -> AsyncIterator[Hold]:
+    def acall(self, call: Call) -> AbstractAsyncContextManager[Hold]:
         """`call`, by awaiting."""
-        refuse_other(call.tenant)
-        hold = await self.aadmit(call)
-        outer = enter_call(hold)
-        try:
-            yield hold
-        except BaseException as error:
-            leave_call(hold, outer)
-            await self.aend(hold, error)
-            raise
-        leave_call(hold, outer)
-        await self.aend(hold, None)
+        return Entry(self, call)
 
     # The flows behind both twins.
 
@@ -201,7 +181,9 @@ class ModelGate:
         terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model, batch=call.batch)
         adaptive = terms.estimate == "adaptive" and call.kind is Kind.CHAT
         expected = self.learnt.p95_output(call.tenant, call.model) if adaptive else None
-        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce(), expected_output=expected)
+        ask = plan.ask_for(
+            call, terms, self._limits(terms), price, ttl=self._ttl, nonce=new_nonce(), expected_output=expected
+        )
         ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
         began = self.clock.time()
         deadline = began + terms.queue_timeout
@@ -263,6 +245,13 @@ class ModelGate:
             telemetry.refused(call.tenant, call.model, error)
             raise
 
+    def _limits(self, terms: Tier) -> Limits:
+        """The same object for the same terms, which a store recognises without comparing them."""
+        known = self._known_limits.get(id(terms))
+        if known is None:  # the terms are kept beside it: their id can't become somebody else's
+            known = self._known_limits[id(terms)] = (terms, Limits.of(terms))
+        return known[1]
+
     def _entitled(self, call: Call) -> None:
         allowed, rule = self.policy.entitlement(call.tenant, call.model)
         if not allowed:
@@ -283,7 +272,7 @@ class ModelGate:
         """An attempt inside an open call, priced by its own model; the reservation grows when it needs more."""
         price = self.prices.price(call.model, batch=call.batch)
         terms = self.policy.for_tenant(call.tenant)
-        ask = plan.ask_for(call, terms, price, ttl=self._ttl, nonce=new_nonce())
+        ask = plan.ask_for(call, terms, self._limits(terms), price, ttl=self._ttl, nonce=new_nonce())
         output = min(ask.max_output, root.max_tokens)
         spent = sum(to_nano(a.price.cost(a.usage)) for a in root.attempts if a.usage is not None)
         missing = spent + ask.fixed_nano + output * ask.output_nano - root.nano

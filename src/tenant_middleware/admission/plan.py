@@ -20,7 +20,14 @@ _UNITS = {"rpm": "requests a minute", "tpm": "tokens a minute", "concurrency": "
 
 
 def ask_for(
-    call: Call, terms: Tier, price: Price, *, ttl: float, nonce: str, expected_output: int | None = None
+    call: Call,
+    terms: Tier,
+    limits: Limits,
+    price: Price,
+    *,
+    ttl: float,
+    nonce: str,
+    expected_output: int | None = None,
 ) -> Ask:
     """The reservation of a call: its prompt and a bound on its output, by the tier's cap times the answers asked for.
 
@@ -33,7 +40,7 @@ def ask_for(
     return Ask(
         tenant=call.tenant,
         call_id=call.id,
-        limits=Limits.of(terms),
+        limits=limits,
         prompt_tokens=call.prompt_tokens,
         max_output=output,
         min_output=min(terms.min_output_tokens * call.n, output),

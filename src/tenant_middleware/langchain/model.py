@@ -239,7 +239,7 @@ class TenantChatModel(BaseChatModel):
             self.model_name,
             prompt_tokens=counting.prompt_tokens(messages, rest),
             max_tokens=wish,
-            n=getattr(self.model, "n", None) or 1,
+            n=counting.attribute(self.model, "n") or 1,
             stream=stream,
         )
         return call, rest

@@ -8,7 +8,8 @@ from typing import Any
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.errors import ForeignReference
 from tenant_middleware.isolation import seal
-from tenant_middleware.isolation.provider_state import BODY, REFERENCES, SALTS, USERS, SaltField
+from tenant_middleware.isolation.provider_state import BODY, OURS, SaltField
+from tenant_middleware.langchain.usage import attribute
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -20,7 +21,6 @@ except ImportError as error:
     raise missing_extra("langchain", __name__) from error
 
 _KINDS: Mapping[str, SaltField] = {"openai-chat": "prompt_cache_key", "azure-openai-chat": "prompt_cache_key"}
-_OURS = frozenset((*REFERENCES, *USERS, *SALTS))
 
 
 def salt_of(model: BaseChatModel) -> SaltField | None:
@@ -45,7 +45,7 @@ class Sent:
         self._continues = _continued(model, messages)
         for framework in ("langchain_core", "langgraph"):
             seal.check(framework)
-        if self._state is None and (self._continues or _OURS & _fields(options)):
+        if self._state is None and (self._continues or OURS & _fields(options)):
             raise ForeignReference(
                 "this gate was made without a provider_state, so nothing says whose these ids are: use tenancy.gate",
                 rule="provider_state",
@@ -56,14 +56,16 @@ class Sent:
         """The options to send; raises ForeignReference for what isn't this tenant's to continue."""
         if self._state is None:
             return self._options
-        self._state.outgoing(self._tenant, self._continues)
+        if self._continues:
+            self._state.outgoing(self._tenant, self._continues)
         return self._state.outgoing(self._tenant, self._options, salt=self._salt)
 
     async def aoptions(self) -> dict[str, Any]:
         """`options`, by awaiting."""
         if self._state is None:
             return self._options
-        await self._state.aoutgoing(self._tenant, self._continues)
+        if self._continues:
+            await self._state.aoutgoing(self._tenant, self._continues)
         return await self._state.aoutgoing(self._tenant, self._options, salt=self._salt)
 
     def got(self, *answers: BaseMessage) -> None:
@@ -88,7 +90,7 @@ def _fields(options: Mapping[str, Any]) -> set[str]:
 
 def _continued(model: BaseChatModel, messages: Sequence[BaseMessage]) -> dict[str, Any]:
     """ChatOpenAI(use_previous_response_id=True) continues the newest response named in the messages themselves."""
-    if not getattr(model, "use_previous_response_id", False):
+    if not attribute(model, "use_previous_response_id"):
         return {}
     named = (message.response_metadata.get("id") for message in reversed(messages) if isinstance(message, AIMessage))
     newest = next((name for name in named if isinstance(name, str) and name.startswith("resp")), None)

@@ -55,6 +55,16 @@ def _caps_of(kind: type[BaseChatModel]) -> tuple[str, tuple[str, ...]]:
     return named, tuple(name for name in CAP_NAMES if hasattr(kind, name) or name in fields)
 
 
+@cache
+def _may_have(kind: type[BaseChatModel], name: str) -> bool:
+    return hasattr(kind, name) or name in kind.model_fields or kind.model_config.get("extra") == "allow"
+
+
+def attribute(model: BaseChatModel, name: str) -> Any:
+    """A model's attribute, or None; a class that has none is asked once, since pydantic takes long to say no."""
+    return getattr(model, name, None) if _may_have(type(model), name) else None
+
+
 def cap_name(model: BaseChatModel) -> str:
     """The name under which this model takes its output cap."""
     return _caps_of(type(model))[0]
@@ -62,7 +72,7 @@ def cap_name(model: BaseChatModel) -> str:
 
 def split_cap(model: BaseChatModel, options: Mapping[str, Any]) -> tuple[int | None, dict[str, Any]]:
     """The caller's smallest wish for the output cap, and the options without any cap."""
-    wishes = [options[name] for name in CAP_NAMES if isinstance(options.get(name), int)]
+    wishes = [options[name] for name in CAP_NAMES if isinstance(options.get(name), int)] if options else []
     own = (getattr(model, name, None) for name in _caps_of(type(model))[1])
     wishes += [value for value in own if isinstance(value, int) and value > 0]
     return (min(wishes) if wishes else None), {name: value for name, value in options.items() if name not in CAP_NAMES}

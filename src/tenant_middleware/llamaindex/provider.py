@@ -7,7 +7,7 @@ from typing import Any
 
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.errors import ConfigurationError, ForeignReference, missing_extra
-from tenant_middleware.isolation.provider_state import BODY, REFERENCES, SALTS, USERS, SaltField
+from tenant_middleware.isolation.provider_state import BODY, OURS, SaltField
 from tenant_middleware.llamaindex.usage import Answer, field
 from tenant_middleware.tenant import Tenant
 
@@ -21,7 +21,6 @@ _SALTS: Mapping[str, SaltField] = {
     "openai_responses_llm": "prompt_cache_key",
     "azure_openai_llm": "prompt_cache_key",
 }
-_OURS = frozenset((*REFERENCES, *USERS, *SALTS))
 
 
 def salt_of(llm: LLM) -> SaltField | None:
@@ -80,7 +79,7 @@ def _without_state(tenant: Tenant, options: dict[str, Any]) -> dict[str, Any]:
     named = {name for name, value in options.items() if value is not None} | set(
         body if isinstance(body, Mapping) else ()
     )
-    if _OURS & named:
+    if OURS & named:
         raise ForeignReference(
             "this gate was made without a provider_state, so nothing says whose these ids are: use tenancy.gate",
             rule="provider_state",
