@@ -14,6 +14,14 @@ from tenant_middleware.llamaindex.postprocessor import TenantPostprocessor
 from tenant_middleware.llamaindex.retriever import TenantRetriever
 from tenant_middleware.llamaindex.sealed_stores import LlamaIndexSealer
 from tenant_middleware.llamaindex.state import dump_context, load_context
+from tenant_middleware.llamaindex.tools import (
+    StopsOnRefusal,
+    TenantAgentWorkflow,
+    TenantFunctionAgent,
+    TenantReActAgent,
+    TenantTool,
+    tenant_tool,
+)
 from tenant_middleware.llamaindex.vectors import TenantVectorStore
 
 seal.register(LlamaIndexSealer())
@@ -23,14 +31,19 @@ __all__ = [
     "GuardedQueryEngine",
     "GuardedWorkflow",
     "LlamaIndexSealer",
+    "StopsOnRefusal",
+    "TenantAgentWorkflow",
     "TenantChatStore",
     "TenantEmbedding",
+    "TenantFunctionAgent",
     "TenantIndex",
     "TenantKVStore",
     "TenantLLM",
     "TenantPostprocessor",
+    "TenantReActAgent",
     "TenantRetriever",
     "TenantSummaryIndex",
+    "TenantTool",
     "TenantVectorStore",
     "aguard_input",
     "dump_context",
@@ -40,4 +53,5 @@ __all__ = [
     "tenant_index",
     "tenant_summary_index",
     "tenant_tags",
+    "tenant_tool",
 ]
