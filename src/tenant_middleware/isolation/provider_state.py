@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
 from tenant_middleware.errors import ForeignReference, InvalidInput
@@ -102,6 +103,7 @@ def own_request(secret: bytes, tenant: Tenant, request: Mapping[str, Any], salt:
     return made | {BODY: body} if body or BODY in request else made
 
 
+@lru_cache(maxsize=4096)
 def prefix_salt(secret: bytes, tenant: Tenant) -> str:
     """The tenant's salt: 64 characters, the most that OpenAI's prompt_cache_key takes."""
     return fingerprint(secret, tenant, "prefix cache")

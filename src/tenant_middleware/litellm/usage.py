@@ -71,7 +71,9 @@ class StreamCount(Tally):
 
     def add(self, chunk: Any) -> None:
         """Count one chunk of a chat stream or one event of the responses API."""
-        reported = usage_of(chunk) or usage_of(field(chunk, "response"))
+        reported = usage_of(chunk)
+        if reported is None and (response := field(chunk, "response")) is not None:
+            reported = usage_of(response)
         if reported is not None:
             self.report(reported)
         self.text("".join(_texts(chunk)))
