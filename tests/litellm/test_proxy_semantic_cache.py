@@ -42,20 +42,24 @@ def ask(client: httpx.Client, text: str, **more: Any) -> str:
 
 
 def test_near_questions_hit_within_one_tenant_alone(served: Proxy, upstream: Upstream) -> None:
+    """The provider numbers its answers: one that was seen before is a hit. A busy machine may miss some."""
     name, other = (f"t-{uuid.uuid4().hex[:12]}" for _ in range(2))
     with served.client(name) as mine, served.client(other) as foreign, served.client(name.upper()) as case:
-        first = ask(mine, "What does the plan cost?")
-        end = time.monotonic() + 20
-        while ask(mine, "How much is the plan?") != first and time.monotonic() < end:
-            time.sleep(0.2)  # LiteLLM stores in the background
-        assert ask(mine, "What's the price of the plan?") == first, "its own paraphrase should hit"
+        seen, answer, asked = set[str](), ask(mine, "What does the plan cost?"), 1
+        end = time.monotonic() + 60
+        while answer not in seen and time.monotonic() < end:
+            seen.add(answer)
+            answer, asked = ask(mine, f"How much is the plan, said otherwise for the {asked}. time?"), asked + 1
+        assert answer in seen, "its own paraphrase should hit"
         for stranger in (foreign, case):
-            assert ask(stranger, "What does the plan cost?") != first
-        assert ask(mine, "What does the plan cost?", temperature=0.5) != first, "parameters are part of the scope"
+            assert ask(stranger, "What does the plan cost?") not in seen
+        assert ask(mine, "What does the plan cost?", temperature=0.5) not in seen, "parameters are part of the scope"
         tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-        assert ask(mine, "What does the plan cost?", tools=[tool]) != first, "tools are part of the scope"
-    rows = served.settled(8, name)
-    chats = [row for row in rows if row.kind == "chat"]
-    assert {row.status for row in chats} == {"ok", "cache_hit"}
+        assert ask(mine, "What does the plan cost?", tools=[tool]) not in seen, "tools are part of the scope"
+    end = time.monotonic() + 30
+    while len(chats := [row for row in served.rows(name) if row.kind == "chat"]) < asked + 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert sorted(row.status for row in chats) == ["cache_hit"] + ["ok"] * (asked + 1)
     assert {row.cost_nano for row in chats if row.status == "ok"} == {200_000}, "at the chat model's price"
-    assert {row.model for row in rows if row.kind == "embedding"} == {"embed"}, "its embeddings are the tenant's own"
+    embedded = {row.model for row in served.rows(name) if row.kind == "embedding"}
+    assert embedded == {"embed"}, "its embeddings are the tenant's own"
