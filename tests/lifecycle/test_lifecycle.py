@@ -245,6 +245,15 @@ def test_a_receipt_is_signed(tmp_path: Path) -> None:
         assert not verify(told, tenancy.secret)
 
 
+def test_without_a_key_that_lasts_a_receipt_says_that_it_is_not_signed() -> None:
+    values = policy()
+    del values["secrets"]
+    with Tenancy.from_mapping(values) as tenancy:
+        receipt = erase(tenancy, ACME, confirm="acme")
+        assert receipt.complete and (receipt.key, receipt.signature) == ("none", "")
+        assert not verify(receipt.as_json(), tenancy.secret)
+
+
 def test_reservations_are_waited_for(tmp_path: Path) -> None:
     waits: list[float] = []
     with in_memory(tmp_path) as tenancy:

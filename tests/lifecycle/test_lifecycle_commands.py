@@ -47,16 +47,28 @@ def run(*args: str, typed: str | None = None) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_suspend_resume_export_erase(place: Path) -> None:
+def test_suspend_resume_export_erase(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANCY__SECRETS__FINGERPRINT_KEY", "0123456789abcdef")
     assert run("suspend", "acme") == (0, "acme is suspended\n")
     assert run("export", "acme", "out")[0] == 0
     assert json.loads((place / "out" / "manifest.json").read_text())["parts"]["ledger"]["records"] == 1
     assert run("resume", "acme")[0] == 0
+    monkeypatch.delenv("TENANCY__SECRETS__FINGERPRINT_KEY")
+    code, said = run("erase", "acme", "--receipt", "receipt.json", typed="acme\n")
+    assert code == 2 and "nothing was erased" in said and "FINGERPRINT_KEY" in said
+    monkeypatch.setenv("TENANCY__SECRETS__FINGERPRINT_KEY", "0123456789abcdef")
     code, said = run("erase", "acme", "--receipt", "receipt.json", typed="Acme\n")
     assert code == 2 and "nothing was done" in said
     code, said = run("erase", "acme", "--receipt", "receipt.json", typed="acme\n")
     assert code == 0 and "HIDDEN      ledger" in said
-    assert json.loads((place / "receipt.json").read_text())["tenant_id"] == "acme"
+    signed = (place / "receipt.json").read_text()
+    assert json.loads(signed)["tenant_id"] == "acme"
+    code, said = run("receipt", "receipt.json")
+    assert code == 0 and "as it was signed: acme" in said and "GONE        vectors" in said
+    (place / "receipt.json").write_text(signed.replace('"GONE"', '"HIDDEN"'))
+    assert run("receipt", "receipt.json")[0] == 1
+    (place / "receipt.json").write_text("[]")
+    assert run("receipt", "receipt.json")[0] == 2
     assert run("resume", "acme")[0] == 2
     code, said = run("usage", "--json")
     assert '"acme"' not in said and json.loads(said)["total"]["calls"] == 1

@@ -16,7 +16,7 @@ from tenant_middleware.cli.explain import explain
 from tenant_middleware.cli.export_costs import export_costs
 from tenant_middleware.cli.heatmap import heatmap
 from tenant_middleware.cli.latency import latency
-from tenant_middleware.cli.lifecycle import erase, export, resume, suspend, training
+from tenant_middleware.cli.lifecycle import erase, export, receipt, resume, suspend, training
 from tenant_middleware.cli.queue import queue
 from tenant_middleware.cli.reconcile import reconcile
 from tenant_middleware.cli.report import report
@@ -61,7 +61,7 @@ def _about(
 
 for commands in (
     (demo, explain, usage, drain, export_costs, reconcile, queue, heatmap, latency, report),
-    (audit, suspend, resume, export, erase),
+    (audit, suspend, resume, export, erase, receipt),
 ):
     for command in commands:
         app.command()(command)

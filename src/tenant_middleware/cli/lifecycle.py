@@ -12,7 +12,7 @@ import typer
 from tenant_middleware.cli.places import PolicyOption, made, policy_path
 from tenant_middleware.errors import ConfigurationError, InvalidInput
 from tenant_middleware.policy import passage
-from tenant_middleware.settings import in_memory_database
+from tenant_middleware.settings import in_memory_database, load
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 
@@ -77,6 +77,11 @@ def erase(
 
     again = confirm if confirm is not None else typer.prompt(f"This can't be undone. Type {tenant} again")
     with _shared(policy) as tenancy:
+        if receipt is not None and tenancy.settings.secrets.fingerprint_key is None:
+            raise ConfigurationError(
+                "--receipt: a signed receipt needs a key that is still there when it is checked: set "
+                "TENANCY__SECRETS__FINGERPRINT_KEY to at least 16 random bytes; nothing was erased"
+            )
         found = run(
             tenancy,
             _tenant(tenancy, tenant, tier),
@@ -90,8 +95,30 @@ def erase(
     for one in found.stores:
         told = ", ".join(one.leftovers) or one.why
         typer.echo(f"{one.fate:<11} {one.store:<20} {one.erased:>8}  {told}".rstrip())
-    typer.echo(f"signed with a key that is {found.key}: {found.signature[:16]}...")
+    typer.echo(f"signed: {found.signature[:16]}..." if found.signature else "not signed: no key is configured")
     raise typer.Exit(0 if found.complete else 1)
+
+
+def receipt(
+    file: Annotated[Path, typer.Argument(help="A receipt as erase --receipt wrote it.")], policy: PolicyOption = None
+) -> None:
+    """Check that an erasure's receipt is as this service signed it, and say what it says; 1 when it isn't."""
+    from tenant_middleware.lifecycle.receipt import verify
+
+    key = load(policy_path(policy))[0].secrets.fingerprint_key
+    if key is None:
+        raise ConfigurationError("receipt: set TENANCY__SECRETS__FINGERPRINT_KEY to the key it was signed with")
+    try:
+        told = json.loads(file.read_text("utf-8"))
+        stores = [(one["store"], one["fate"]) for one in told["stores"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"receipt: {file} can't be read as a receipt ({type(error).__name__})") from error
+    if not verify(told, key.get_secret_value().encode()):
+        typer.echo("NOT as it was signed with this key", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"as it was signed: {told['tenant_id']}, {told['ended']}")
+    for store, fate in stores:
+        typer.echo(f"{fate:<11} {store}")
 
 
 @training.command("verify")

@@ -149,13 +149,10 @@ class _Erasure:
 
     def _sign(self, began: float, stores: list[StoreReceipt]) -> Receipt:
         now, configured = self._tenancy.clock.time(), self._tenancy.settings.secrets.fingerprint_key is not None
-        receipt = Receipt(
-            self._tenant.id,
-            utc(began).isoformat(),
-            utc(now).isoformat(),
-            "configured" if configured else "ephemeral",
-            tuple(stores),
-        ).signed(self._tenancy.secret)
+        times = (utc(began).isoformat(), utc(now).isoformat())
+        receipt = Receipt(self._tenant.id, *times, "configured" if configured else "none", tuple(stores))
+        if configured:
+            receipt = receipt.signed(self._tenancy.secret)
         if receipt.complete:
             detail = json.dumps(receipt.as_json())
             self._tenancy.standings.put(self._tenant.id, Standing("erased", began, detail=detail))

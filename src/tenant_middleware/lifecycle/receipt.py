@@ -28,13 +28,14 @@ class StoreReceipt:
 class Receipt:
     """Of whom, when, and store by store; `signature` is an HMAC by a key of the service's own.
 
-    `key` is "configured" when [secrets] names the key, so that the receipt can be checked later, else "ephemeral".
+    It is empty, and `key` is "none", unless [secrets] names a key: one that ends with the process could check nothing
+    later.
     """
 
     tenant_id: str
     began: str
     ended: str
-    key: Literal["configured", "ephemeral"]
+    key: Literal["configured", "none"]
     stores: tuple[StoreReceipt, ...]
     signature: str = ""
 
@@ -53,7 +54,7 @@ class Receipt:
 
 
 def verify(receipt: Mapping[str, Any], secret: bytes) -> bool:
-    """Whether a receipt, read from JSON, is as it was signed."""
+    """Whether a receipt, read from JSON, is as it was signed; one without a signature never is."""
     return hmac.compare_digest(str(receipt.get("signature", "")), _signature(receipt, secret))
 
 
