@@ -331,8 +331,12 @@ def test_a_cut_off_export_goes_on(tmp_path: Path) -> None:
         assert [json.loads(line)["key"] for line in lines] == [f"row {i}" for i in range(9)]
         assert manifest["parts"]["own"]["records"] == 9
         (tmp_path / "out" / "vectors.jsonl").write_text("{}\n")
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput, match="vectors isn't as it was"):
             import_tenant(tenancy, ACME, tmp_path / "out")
+        (tmp_path / "out" / "manifest.json").write_text("[]")
+        for folder in ("out", "nowhere"):
+            with pytest.raises(InvalidInput, match="no finished export"):
+                import_tenant(tenancy, ACME, tmp_path / folder)
 
 
 def test_an_export_and_an_erasure_exclude_each_other(tmp_path: Path) -> None:

@@ -84,7 +84,13 @@ def test_every_change_of_a_file_or_manifest_is_found(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput):
             verify_training(path)
     path.write_bytes(good)
-    for changed in (b"{}", b"no json", told.replace(b'"consent": true', b'"consent": false')):
+    for changed in (
+        b"{}",
+        b"[]",
+        b"no json",
+        told.replace(b'"rows"', b'"lines"'),
+        told.replace(b'"consent": true', b'"consent": false'),
+    ):
         manifest.write_bytes(changed)
         with pytest.raises(InvalidInput):
             verify_training(path)

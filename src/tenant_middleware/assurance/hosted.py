@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from tenant_middleware.assurance.callables import Loop, WayIn
@@ -82,7 +82,8 @@ def _invited(hosts: Sequence[Tenancy], guests: Sequence[Tenant]) -> Iterator[Non
     try:
         yield
     finally:
-        for host in hosts:
-            for guest in guests:
-                host.forget(guest)
-                host.policy.dismiss(guest)
+        with ExitStack() as farewell:  # what one store doesn't let go of keeps nothing else from going
+            for host in hosts:
+                for guest in guests:
+                    farewell.callback(host.policy.dismiss, guest)
+                    farewell.callback(host.forget, guest)

@@ -63,12 +63,13 @@ def as_html(report: AuditReport) -> str:
         f'<td style="color:{_COLOURS[f.outcome]}"><b>{escape(f.outcome)}</b></td><td>{escape(f.detail)}</td></tr>'
         for f in report.findings
     )
+    swept = f" What was left of {len(report.swept)} killed audits was removed." if report.swept else ""
     when = utc(report.began).strftime("%Y-%m-%d %H:%M:%S UTC")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Tenant audit</title><style>{_STYLE}</style>'
         f"<h1>{_HEADINGS[report.exit_code]}</h1><p>{len(report.findings)} probes, {when}, seed {report.seed}. Each "
         "probe that held was run as the owner as well, who found its canary, and once with the guard off, when it "
-        f"leaked.</p><table><tr><th>Probe<th>It tries<th>Outcome<th>Why</tr>\n{rows}</table></html>\n"
+        f"leaked.{swept}</p><table><tr><th>Probe<th>It tries<th>Outcome<th>Why</tr>\n{rows}</table></html>\n"
     )
 
 

@@ -62,17 +62,10 @@ def import_tenant(
     So are the parts of `stores` that have a `load(tenant, rows)`. Every part is checked against the manifest before
     anything is written.
     """
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    if manifest.get("format") != FORMAT:
-        raise InvalidInput(f"import: expected the format {FORMAT}")
-    if manifest["tenant"]["id"] != tenant.id:
-        raise TenantMismatch("import: this export is of another tenant; nothing was written")
-    for name, part in manifest["parts"].items():
-        if _digest(folder / part["file"]) != part["sha256"]:
-            raise InvalidInput(f"import: {name} isn't as it was exported; nothing was written")
+    parts = _checked_parts(folder, tenant)
     written: dict[str, int] = {}
     targets = stores_of(tenancy, stores)
-    for name, part in manifest["parts"].items():
+    for name, part in parts.items():
         load = getattr(targets.get(name) or targets.get(name.partition(".")[0]), "load", None)
         if load is not None:
             rows = list(_rows(folder / part["file"]))
@@ -80,6 +73,25 @@ def import_tenant(
                 load(tenant, rows[start : start + _LOADED_AT_ONCE])
             written[name] = len(rows)
     return written
+
+
+def _checked_parts(folder: Path, tenant: Tenant) -> dict[str, Any]:
+    """The parts of a finished export of this tenant, each as the manifest says."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        form, owner, parts = manifest["format"], manifest["tenant"]["id"], manifest["parts"]
+        changed = [name for name, part in parts.items() if _digest(folder / part["file"]) != part["sha256"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"import: {folder} holds no finished export ({type(error).__name__}); nothing was written"
+        ) from error
+    if form != FORMAT:
+        raise InvalidInput(f"import: expected the format {FORMAT}")
+    if owner != tenant.id:
+        raise TenantMismatch("import: this export is of another tenant; nothing was written")
+    if changed:
+        raise InvalidInput(f"import: {', '.join(changed)} isn't as it was exported; nothing was written")
+    return dict(parts)
 
 
 def _claim(folder: Path, tenant: Tenant) -> None:

@@ -155,16 +155,22 @@ def verify_training(path: Path) -> Verified:
         ) from error
     except ValueError as error:
         raise InvalidInput(f"training: {beside.name} is no JSON") from error
-    if manifest.get("format") != FORMAT or manifest.get("consent") is not True:
+    try:
+        told = {name: manifest[name] for name in ("format", "consent")} == {"format": FORMAT, "consent": True}
+        rows = [(str(row["source"]), str(row["sha256"])) for row in manifest["rows"]]
+        whole, found = manifest["sha256"], Verified(manifest["tenant"], manifest["model"], len(rows))
+    except (KeyError, TypeError):
+        told = False
+    if not told:
         raise InvalidInput(f"training: {beside.name} is no manifest of {FORMAT} with consent")
     # Not splitlines(): a text may hold other line separators, which JSON leaves as they are.
-    lines, rows = body.split("\n")[: body.count("\n")], manifest["rows"]
-    for number, (line, row) in enumerate(zip(lines, rows, strict=False), 1):
-        if _hash(line) != row["sha256"]:
-            raise InvalidInput(f"training: line {number} isn't what the manifest names as {row['source']}")
-    if len(lines) != len(rows) or _hash(body) != manifest["sha256"]:
+    lines = body.split("\n")[: body.count("\n")]
+    for number, (line, (source, digest)) in enumerate(zip(lines, rows, strict=False), 1):
+        if _hash(line) != digest:
+            raise InvalidInput(f"training: line {number} isn't what the manifest names as {source}")
+    if len(lines) != len(rows) or _hash(body) != whole:
         raise InvalidInput(f"training: {len(lines)} lines, and the manifest has {len(rows)}; or it ends differently")
-    return Verified(manifest["tenant"], manifest["model"], len(rows))
+    return found
 
 
 def owned_model(path: Path, model_id: str) -> str:
