@@ -179,6 +179,29 @@ def test_a_nested_call_joins_the_open_one(make_gate: Make, acme: Tenant) -> None
     assert held(bench, acme) == (0, 0)
 
 
+@pytest.mark.parametrize("reported", [Usage(10, 3), None])
+def test_of_three_gates_on_one_call_the_innermost_counts(make_gate: Make, acme: Tenant, reported: Usage | None) -> None:
+    """An agent's middleware, its model wrapper and LiteLLM: the middle one's view or estimate is the same tokens."""
+    bench = make_gate()
+
+    def call() -> Any:
+        return bench.gate.call(bench.gate.new_call("chat/one", prompt_tokens=10))
+
+    with scope(acme), call():
+        for usage in (Usage(10, 1), Usage(10, 2)):
+            with call() as middle:
+                with call() as inner:
+                    inner.report(usage)
+                if reported is not None:
+                    middle.report(reported)
+        with call() as alone:  # a middle one that called its provider itself
+            alone.report(Usage(5, 5))
+    [row] = bench.rows
+    assert (row.prompt_tokens, row.completion_tokens, row.attempts) == (25, 8, 3)
+    assert row.source == "provider"
+    assert held(bench, acme) == (0, 0)
+
+
 def test_a_dearer_fallback_inside_is_priced_by_its_own_model_and_stays_in_the_budget(
     make_gate: Make, acme: Tenant
 ) -> None:

@@ -114,7 +114,7 @@ class ModelOverLiteLLM(BaseChatModel):
     """A LangChain model that speaks through LiteLLM's Router, which has a gate of its own."""
 
     router: Any
-    model_name: str = "openai/local"
+    asked_model: str = "openai/local"
 
     @property
     def _llm_type(self) -> str:
@@ -137,7 +137,7 @@ class ModelOverLiteLLM(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         wire = convert_to_openai_messages(messages)
-        answer = await self.router.acompletion("openai/local", wire, max_tokens=kwargs.get("max_tokens"))
+        answer = await self.router.acompletion(self.asked_model, wire, max_tokens=kwargs.get("max_tokens"))
         message = AIMessage(answer.choices[0].message.content)
         return ChatResult(generations=[ChatGeneration(message=message)])
 

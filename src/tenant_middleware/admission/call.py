@@ -97,7 +97,8 @@ class Hold:
     """An admitted call: what it may use until it is settled or released, exactly once.
 
     `max_tokens` is the output cap for all `n` answers together; the adapter writes it into the request. A hold with a
-    `parent` joined an open call of the same tenant: it is an attempt of that call, with no reservation of its own.
+    `parent` joined an open call of the same tenant: it is an attempt of that call, with no reservation of its own; one
+    that was made by another attempt is `inside` it, and knows better what was used.
     """
 
     call: Call
@@ -108,6 +109,7 @@ class Hold:
     started: float
     queue_wait: float = 0.0
     parent: Hold | None = None
+    inside: Hold | None = None
     attempts: list[Hold] = field(default_factory=list)
     slot: Slot | None = None
     usage: Usage | None = None

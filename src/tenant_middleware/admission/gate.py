@@ -177,7 +177,7 @@ class ModelGate:
         outer = open_call()
         self._entitled(call)
         if isinstance(outer, Hold) and plan.joins(call, outer.root):
-            return (yield from self._join(outer.root, call))
+            return (yield from self._join(outer, call))
         terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model, batch=call.batch)
         adaptive = terms.estimate == "adaptive" and call.kind is Kind.CHAT
         expected = self.learnt.p95_output(call.tenant, call.model) if adaptive else None
@@ -266,10 +266,11 @@ class ModelGate:
 
     def _attempt(self, hold: Hold, call: Call) -> Flow[Hold]:
         self._entitled(call)
-        return (yield from self._join(hold.root, call))
+        return (yield from self._join(hold, call))
 
-    def _join(self, root: Hold, call: Call) -> Flow[Hold]:
+    def _join(self, outer: Hold, call: Call) -> Flow[Hold]:
         """An attempt inside an open call, priced by its own model; the reservation grows when it needs more."""
+        root = outer.root
         price = self.prices.price(call.model, batch=call.batch)
         terms = self.policy.for_tenant(call.tenant)
         ask = plan.ask_for(call, terms, self._limits(terms), price, ttl=self._ttl, nonce=new_nonce())
@@ -279,6 +280,7 @@ class ModelGate:
         if missing > 0:
             yield from self._grow(root, output=0, nano=missing)
         attempt = Hold(call, root.limits, price, output, 0, self.clock.time(), parent=root)
+        attempt.inside = None if outer is root else outer
         root.attempts.append(attempt)
         return attempt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 
 from tenant_middleware.admission.call import Call, Hold, Kind
 from tenant_middleware.admission.queue import Ticket
@@ -194,9 +195,25 @@ def used_by(hold: Hold) -> Usage:
 
 
 def settled_attempts(hold: Hold) -> list[tuple[Hold, Usage]]:
-    """The attempts that cost something: the nested ones where they know their usage, else the call as one attempt."""
+    """The attempts that cost something: the innermost ones that know their usage, else the call as one attempt."""
+    if not hold.attempts:
+        return [(hold, used_by(hold))]
     known = [(attempt, attempt.usage) for attempt in hold.attempts if attempt.usage is not None]
-    return known or [(hold, used_by(hold))]
+    around = {id(outer) for attempt, _ in known for outer in _around(attempt)}
+    return [(attempt, usage) for attempt, usage in known if id(attempt) not in around] or [(hold, used_by(hold))]
+
+
+def provider_calls(hold: Hold) -> int:
+    """How many attempts went to a provider: those that no other one was made in, or the call itself."""
+    around = {id(outer) for attempt in hold.attempts for outer in _around(attempt)}
+    return sum(id(attempt) not in around for attempt in hold.attempts) or 1
+
+
+def _around(attempt: Hold) -> Iterator[Hold]:
+    outer = attempt.inside
+    while outer is not None:
+        yield outer
+        outer = outer.inside
 
 
 def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now: float) -> LedgerRow:
@@ -226,7 +243,7 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
         cost_nano=nano,
         price_source=last.price.source,
         price_as_of=last.price.as_of,
-        attempts=max(len(hold.attempts), 1),
+        attempts=provider_calls(hold) if hold.attempts else 1,
         attempt_ids=",".join(attempt.call.id for attempt in hold.attempts),
         latency=max(now - hold.started, 0.0),
         queue_wait=hold.queue_wait,
