@@ -82,6 +82,14 @@ def test_foreign_canary_blocks_and_own_one_is_taken_out(name: str, guard: Canary
     assert stripped.startswith("The plan costs 89 USD.") and stripped.rstrip().endswith("Anything else?")
 
 
+def test_a_canary_without_an_owner_is_somebody_elses() -> None:
+    canary = "WAYNE-7f3e91ab-canary"
+    assert scan_output(f"Sure: {canary}", tenant="acme", canaries=[canary]).blocked
+    assert not scan_output("Sure.", tenant="acme", canaries=[canary]).flagged
+    with pytest.raises(InvalidInput, match="canaries"):
+        scan_output("Sure.", tenant="acme", canaries=canary)
+
+
 def test_scan_output_takes_foreign_canaries_by_owner() -> None:
     planted = {"acme": "OWN-canary-4711-aabbcc", "globex": "GLX-canary-9f8e7d6c5b4a"}
     caught = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tenant_middleware.errors import ConfigurationError, GuardrailBlocked
+from tenant_middleware.errors import ConfigurationError, GuardrailBlocked, InvalidInput
 from tenant_middleware.guardrails import (
     GreyBand,
     InputGuard,
@@ -109,6 +109,31 @@ def test_empty_registry_and_unknown_caller_still_make_sense() -> None:
         == "allow"
     )
     assert scan("").action == "allow"
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        ["Globex Industries"],
+        [["globex", "Globex Industries"]],
+        [("globex", ["Globex", "Globex Industries"])],
+        [{"id": "globex", "name": "Globex Industries"}],
+        {"globex": "Globex Industries"},
+        {"globex": ["Globex Industries"]},
+        {"globex": {"name": "Globex Industries"}},
+    ],
+    ids=str,
+)
+def test_known_tenants_may_come_in_any_usual_form(known: Any) -> None:
+    assert scan(ATTACK, tenant="acme", known_tenants=known).blocked
+    assert not scan(ATTACK, tenant="globex", tenant_name="Globex Industries", known_tenants=known).flagged
+
+
+@pytest.mark.parametrize("known", ["globex", [7], [("globex", 7)], [{}]], ids=str)
+def test_what_is_no_tenant_is_refused(known: Any) -> None:
+    with pytest.raises(InvalidInput, match="registry"):
+        scan(ATTACK, tenant="acme", known_tenants=known)
+    assert scan("Good morning", known_tenants=None).action == "allow"
 
 
 # Modes and thresholds.

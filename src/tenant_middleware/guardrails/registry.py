@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,7 +36,7 @@ class Mention:
     own: bool
 
 
-Describable = Known | str | tuple[str, ...] | Mapping[str, object]
+Describable = Known | str | Sequence[str | Sequence[str]] | Mapping[str, object]
 
 
 class Registry:
@@ -110,11 +110,25 @@ def describe(entry: Describable) -> Known:
         return Known(entry)
     if isinstance(entry, Mapping):
         return _from_mapping(entry)
-    if isinstance(entry, tuple) and entry and all(isinstance(part, str) for part in entry):
-        return Known(entry[0], tuple(entry[1:]))
+    if isinstance(entry, tuple | list) and entry and isinstance(entry[0], str):
+        names = [name for part in entry[1:] for name in (part if isinstance(part, tuple | list) else [part])]
+        if all(isinstance(name, str) for name in names):
+            return Known(entry[0], tuple(names))
     raise InvalidInput(
         f"registry: expected Known, an id, (id, name...) or a mapping with `id`, got {type(entry).__name__}"
     )
+
+
+def describe_all(entries: Iterable[Describable] | Mapping[str, object] | None) -> tuple[Known, ...]:
+    """Every entry of a list, or of a table from id to name, names or description."""
+    if isinstance(entries, str):
+        raise InvalidInput("registry: expected a list of tenants or a table of their names by id, got one str")
+    if isinstance(entries, Mapping):
+        return tuple(
+            describe({"id": ident, **about}) if isinstance(about, Mapping) else describe((ident, about or ()))  # type: ignore[arg-type]  # describe checks it
+            for ident, about in entries.items()
+        )
+    return tuple(describe(entry) for entry in entries or ())
 
 
 def _from_mapping(entry: Mapping[str, object]) -> Known:

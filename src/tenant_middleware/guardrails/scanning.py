@@ -9,14 +9,14 @@ from tenant_middleware.errors import InvalidInput
 from tenant_middleware.guardrails.canary import CanaryGuard, check_canary, verdict_of
 from tenant_middleware.guardrails.input import judge
 from tenant_middleware.guardrails.modes import Thresholds
-from tenant_middleware.guardrails.registry import Describable, Known, describe, registry_of
+from tenant_middleware.guardrails.registry import Describable, Known, describe_all, registry_of
 from tenant_middleware.guardrails.rulebook import default_rulebook
 from tenant_middleware.guardrails.sightings import Needle, literal, sightings
 from tenant_middleware.guardrails.verdict import Segment, Source, Verdict
 from tenant_middleware.tenant import Tenant
 
 Message: TypeAlias = Segment | str | Mapping[str, object] | tuple[str, str]
-Canaries: TypeAlias = CanaryGuard | Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]]
+Canaries: TypeAlias = CanaryGuard | Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str] | str]
 
 _SOURCES: dict[str, Source] = {
     "user": "user", "human": "user", "system": "system", "developer": "system", "tool": "tool", "function": "tool",
@@ -30,17 +30,18 @@ def scan(
     *,
     tenant: Tenant | str | None = None,
     tenant_name: str | None = None,
-    known_tenants: Iterable[Describable] = (),
+    known_tenants: Iterable[Describable] | Mapping[str, object] | None = (),
     messages: Iterable[Message] | None = None,
     source: Source = "user",
 ) -> Verdict:
     """The rules' verdict on one text, as in mode `block`.
 
-    `tenant` and `tenant_name` are the caller's; `known_tenants` are ids, `(id, name, ...)`, `Known`, or mappings with
-    `id` and `name`. `messages` are what came before the text in the conversation, as segments or chat messages.
+    `tenant` and `tenant_name` are the caller's; `known_tenants` are ids, `(id, name, ...)`, `Known`, mappings with
+    `id` and `name`, or one table of names by id. `messages` are what came before the text in the conversation, as
+    segments or chat messages.
     """
     tenant_id = tenant.id if isinstance(tenant, Tenant) else tenant
-    known = tuple(describe(entry) for entry in known_tenants)
+    known = describe_all(known_tenants)
     if tenant_id is None and tenant_name:
         tenant_id = tenant_name
     if tenant_id:
@@ -53,8 +54,8 @@ def scan(
 def scan_output(text: str, *, tenant: Tenant | str, canaries: Canaries, chunks: Iterable[str] | None = None) -> Verdict:
     """Block when the answer to `tenant` holds somebody else's canary, in whatever disguise.
 
-    `canaries` is a CanaryGuard, or canaries by owner: `{"globex": "..."}` or `("globex", "...")` pairs. With `chunks`
-    the answer came in pieces, and their concatenation is read as well.
+    `canaries` is a CanaryGuard, or canaries by owner: `{"globex": "..."}` or `("globex", "...")` pairs; one that comes
+    without an owner is taken for somebody else's. With `chunks` the answer came in pieces, and their concatenation is read as well.
     """
     reader = tenant if isinstance(tenant, Tenant) else Tenant(tenant, "any")
     whole = text if chunks is None else f"{text}\n{''.join(chunks)}"
@@ -63,14 +64,20 @@ def scan_output(text: str, *, tenant: Tenant | str, canaries: Canaries, chunks: 
     return verdict_of(sightings(whole, _needles(canaries, reader.id)), reader)
 
 
-def _needles(canaries: Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]], reader: str) -> list[Needle]:
+def _needles(
+    canaries: Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str] | str], reader: str
+) -> list[Needle]:
+    if isinstance(canaries, str):
+        raise InvalidInput("canaries: expected a CanaryGuard, a table or a list of them, got one str")
     pairs = canaries.items() if isinstance(canaries, Mapping) else canaries
     needles: list[Needle] = []
-    for owner, planted in pairs:
+    for pair in pairs:
+        owner, planted = ("", pair) if isinstance(pair, str) else pair
         for canary in [planted] if isinstance(planted, str) else planted:
+            whose = owner
             if canary == reader or len(owner) > len(canary):
-                owner, canary = canary, owner  # a mapping from canary to owner reads just as well
-            needles += literal(check_canary(canary), owner)
+                whose, canary = canary, owner  # a mapping from canary to owner reads just as well
+            needles += literal(check_canary(canary), whose)
     return needles
 
 
