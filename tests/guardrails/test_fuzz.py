@@ -7,7 +7,7 @@ import codecs
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tenant_middleware.errors import IsolationBreach
@@ -82,6 +82,8 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
 
 
 @settings(max_examples=80, deadline=None)
+@example("", "00000000", "base64", [])
+@example("tomorrow", "Yesterday", "base64", [7])
 @given(SAFE, SAFE, st.sampled_from(sorted(SPELT)), st.lists(st.integers(0, 400), max_size=6))
 def test_canary_is_found_however_the_answer_is_cut(before: str, after: str, how: str, cuts: list[int]) -> None:
     answer = f"{before}\n{SPELT[how](CANARY)}\n{after}"

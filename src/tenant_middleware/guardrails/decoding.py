@@ -69,9 +69,31 @@ def _replaced(kind: str, pattern: re.Pattern[str], decode: Decode, text: str) ->
 
 
 def _base64(run: str) -> bytes:
+    """The whole run, or line by line: below the last line of a code there may stand a word that looks like one more."""
+    lines = run.split("\n")
+    if len(lines) == 1:
+        return _base64_line(run)
+    try:
+        said = _base64_line("".join(lines))
+        if readable(said) is not None:
+            return said
+    except (ValueError, binascii.Error):
+        pass
+    return b"\n".join(_said_or_written(line) for line in lines)
+
+
+def _said_or_written(line: str) -> bytes:
+    try:
+        said = _base64_line(line)
+    except (ValueError, binascii.Error):
+        return line.encode()
+    return line.encode() if readable(said) is None else said
+
+
+def _base64_line(run: str) -> bytes:
     if run.isalpha() and (run.islower() or run[1:].islower()):
         raise ValueError("a word, not a code")
-    run = re.sub(r"\s", "", run).replace("-", "+").replace("_", "/").rstrip("=")
+    run = run.replace("-", "+").replace("_", "/").rstrip("=")
     run = run[: len(run) - 1] if len(run) % 4 == 1 else run
     return base64.b64decode(run + "=" * (-len(run) % 4), validate=True)
 
