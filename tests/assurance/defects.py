@@ -192,7 +192,7 @@ def _ungated(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
 
 
 def _uncharged(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
-    patch.setattr("tenant_middleware.admission.gate.refuse_other", lambda tenant: None)
+    patch.setattr("tenant_middleware.admission.entry.refuse_other", lambda tenant: None)
 
 
 def _unscoped_release(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
