@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from tenant_middleware import Tenancy, Tenant
 from tenant_middleware.demo.service import serve
 from tenant_middleware.identity import TenantMiddleware
-from tenant_middleware.identity.fastapi import REFUSALS, CurrentTenant, answer_mistakes
+from tenant_middleware.identity.fastapi import REFUSALS, CurrentTenant, answer_mistakes, stream_answer
 from tenant_middleware.langchain import (
     RunCaps,
     TenantAgentMiddleware,
@@ -106,9 +106,7 @@ def create_app(tenancy: Tenancy, redis: str) -> FastAPI:
 
     @app.post("/ask/stream", response_class=StreamingResponse)
     async def stream(asked: Question, tenant: CurrentTenant, request: Request) -> StreamingResponse:
-        tokens = _tokens(request.app.state.agent.astream(*_run(asked), stream_mode="messages"))
-        first = await anext(tokens, "")  # a refusal comes with the first one, while there still is a status to send
-        return StreamingResponse(_after(first, tokens), media_type="text/plain; charset=utf-8")
+        return await stream_answer(_tokens(request.app.state.agent.astream(*_run(asked), stream_mode="messages")))
 
     @app.get("/usage")
     def usage(tenant: CurrentTenant) -> Usage:
@@ -132,12 +130,6 @@ async def _tokens(steps: AsyncIterator[Any]) -> AsyncIterator[str]:
     async for message, _ in steps:
         if isinstance(message, AIMessageChunk) and message.text:
             yield message.text
-
-
-async def _after(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
-    yield first
-    async for token in rest:
-        yield token
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pydantic import BaseModel, StringConstraints
 from tenant_middleware import Tenancy
 from tenant_middleware.demo.service import serve
 from tenant_middleware.identity import TenantMiddleware
-from tenant_middleware.identity.fastapi import REFUSALS, CurrentTenant, answer_mistakes
+from tenant_middleware.identity.fastapi import REFUSALS, CurrentTenant, answer_mistakes, stream_answer
 from tenant_middleware.llamaindex import (
     GuardedQueryEngine,
     TenantChatStore,
@@ -101,9 +101,7 @@ def create_app(tenancy: Tenancy, redis: str) -> FastAPI:
     @app.post("/chat/stream", response_class=StreamingResponse)
     async def stream(turn: Turn, tenant: CurrentTenant) -> StreamingResponse:
         streamed = await chat_of(turn.session).astream_chat(turn.message)
-        tokens = streamed.async_response_gen()
-        first = await anext(tokens, "")  # a refusal comes with the first one, while there still is a status to send
-        return StreamingResponse(_after(first, tokens), media_type="text/plain; charset=utf-8")
+        return await stream_answer(streamed.async_response_gen())
 
     @app.get("/usage")
     def usage(tenant: CurrentTenant) -> Usage:
@@ -116,12 +114,6 @@ def create_app(tenancy: Tenancy, redis: str) -> FastAPI:
         )
 
     return app
-
-
-async def _after(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
-    yield first
-    async for token in rest:
-        yield token
 
 
 if __name__ == "__main__":

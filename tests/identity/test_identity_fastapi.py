@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from tenant_middleware import context
 from tenant_middleware.errors import MissingTenant, RateLimited
 from tenant_middleware.identity import JwtIdentity, TenantMiddleware
-from tenant_middleware.identity.fastapi import REFUSALS, CurrentTenant, RefusalAnswer
+from tenant_middleware.identity.fastapi import REFUSALS, CurrentTenant, RefusalAnswer, stream_answer
 
 DONE: list[tuple[str, str]] = []
 
@@ -40,6 +40,19 @@ def build() -> fastapi.FastAPI:
                 yield f"{context.current_tenant().id} "
 
         return StreamingResponse(body())
+
+    @app.get("/answer/{words}")
+    async def answer(words: int, tenant: CurrentTenant) -> StreamingResponse:
+        async def body() -> AsyncIterator[str]:
+            try:
+                for number in range(words):
+                    yield f"{context.current_tenant().id} {number} "
+                if words == 0:
+                    raise RateLimited("slow down", rule="rpm", limit=30, used=30, retry_after=2.0)
+            finally:
+                DONE.append((tenant.id, context.current_tenant().id))
+
+        return await stream_answer(body())
 
     @app.get("/sync-stream")
     def sync_stream(tenant: CurrentTenant) -> StreamingResponse:
@@ -137,3 +150,15 @@ def test_missing_fastapi_names_the_extra() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "tenant-middleware[asgi]"' in ran.stdout and "| ModuleNotFoundError" in ran.stdout
+
+
+async def test_a_streamed_answer_is_the_tenants_and_a_refusal_before_it_has_a_status(
+    issuer: Any, http: httpx.AsyncClient
+) -> None:
+    for tenant in ("acme", "globex"):
+        DONE.clear()
+        headers = bearer(issuer.token(tenant=tenant))
+        assert (await http.get("/answer/2", headers=headers)).text == f"{tenant} 0 {tenant} 1 "
+        refused = await http.get("/answer/0", headers=headers)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
+        assert [(tenant, tenant)] * 2 == DONE

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SERVICES = ("langchain-agent", "llamaindex-rag")
 ASK = {"langchain-agent": ("/ask", "question", "thread"), "llamaindex-rag": ("/chat", "message", "session")}
 # A real model answers behind the second one, at some tokens a second on a busy machine.
-EXAMPLES = {"langchain-agent": 25, "llamaindex-rag": 5}
+EXAMPLES = {"langchain-agent": 60, "llamaindex-rag": 5}
 SOME = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, phases=[Phase.generate])
 PRICE = {"acme": "The Premium plan of acme costs 89 USD.", "globex": "The Premium plan of globex costs 61 USD."}
 

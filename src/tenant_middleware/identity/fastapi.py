@@ -1,24 +1,27 @@
-"""FastAPI's view of the tenant: a dependency over TenantMiddleware, and what OpenAPI says about tokens and refusals."""
+"""FastAPI's view of the tenant: a dependency over TenantMiddleware, streams, and what OpenAPI says of refusals."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from pydantic import BaseModel
 
 from tenant_middleware import context
+from tenant_middleware.context import pin
 from tenant_middleware.errors import InvalidInput, missing_extra
 from tenant_middleware.tenant import Tenant
 
 try:
     from fastapi import Depends, FastAPI, Request, Security
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse
+    from fastapi.responses import JSONResponse, StreamingResponse
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 except ImportError as error:
     raise missing_extra("asgi", __name__) from error
 
-__all__ = ["REFUSALS", "CurrentTenant", "RefusalAnswer", "answer_mistakes", "current_tenant"]
+__all__ = ["REFUSALS", "CurrentTenant", "RefusalAnswer", "answer_mistakes", "current_tenant", "stream_answer"]
 
 # auto_error is off because the middleware has checked the token by now; this object only puts the scheme into OpenAPI
 _scheme = HTTPBearer(
@@ -61,6 +64,23 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     503: {"model": RefusalAnswer, "description": "A store is down; come back after Retry-After seconds."},
 }
 """For `FastAPI(responses=REFUSALS)`: the answers that OpenAPI should know."""
+
+
+async def stream_answer(tokens: AsyncIterator[str], media_type: str = "text/plain; charset=utf-8") -> StreamingResponse:
+    """Send an answer as it is made, once its first piece is there: a refusal comes before it, and can have a status.
+
+    The rest runs for the tenant in context now, and is closed when the client hangs up.
+    """
+    pinned = pin(tokens)
+    first = await anext(pinned, "")
+
+    async def whole() -> AsyncIterator[str]:
+        async with aclosing(pinned):
+            yield first
+            async for token in pinned:
+                yield token
+
+    return StreamingResponse(whole(), media_type=media_type)
 
 
 def answer_mistakes(app: FastAPI) -> None:
