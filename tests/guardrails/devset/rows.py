@@ -2,8 +2,8 @@
 
 A template is a line in one of the text files; `||` separates turns, `@de` or `@retrieved` in front gives the language
 or the source. Files e and h were written in one sitting each before anything was tuned on them: their odd templates are
-tuned on, their even ones only ever scored. File m was written after the last change to words, rules and weights and
-scored once. The rest was tuned on with every row in view.
+tuned on, their even ones only ever scored. File m was written after the last change to words, rules and weights, and
+nothing was changed for its sake. The rest was tuned on with every row in view.
 """
 
 from __future__ import annotations
