@@ -64,11 +64,14 @@ def test_workers_with_other_limits_trim_by_what_is_stored(redis_url: str, acme: 
     limits = [HistoryLimits(), HistoryLimits(max_messages=3), HistoryLimits(max_tokens=40)]
     workers = [RedisHistory(redis_url, limits=each) for each in limits]
     stored: dict[str, list[Message]] = {"s": [], "t": []}
-    for step in range(150):
+    for step in range(300):
         worker, bounds = dice.choice(list(zip(workers, limits, strict=True)))
         name, other = dice.sample(sorted(stored), 2)
-        verb = dice.choice(["append", "append", "append", "drop", "move", "remove", "clear", "replace"])
-        new = [Message(dice.choice(["user", "tool"]), f"{step}", tokens=dice.randrange(12)) for _ in range(2)]
+        verb = dice.choice([*["append"] * 6, *["drop"] * 3, "remove", "move", "replace", "clear"])
+        new = [
+            Message(dice.choice(["user", "tool"]), f"{step}", tokens=dice.randrange(12))
+            for _ in range(dice.choice((1, 2)))
+        ]
         if verb in ("append", "replace"):
             worker.append(acme, name, new) if verb == "append" else worker.replace(acme, name, new)
             grown = stored[name] + new if verb == "append" else new
