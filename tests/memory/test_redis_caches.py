@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from redis import Redis
 
+from tenant_middleware import Tenancy
 from tenant_middleware.backends.redis.exact import RedisExactCache
 from tenant_middleware.backends.redisvl.cache import RedisSemanticCache
-from tenant_middleware.errors import InvalidInput, StoreUnavailable
+from tenant_middleware.errors import InvalidInput, SettingsError, StoreUnavailable
 from tenant_middleware.isolation.cache import CacheRules
 from tenant_middleware.keys import encode, key_prefix
 from tenant_middleware.tenant import Tenant
@@ -139,3 +141,20 @@ async def test_a_server_that_is_gone_raises_our_error(unused_port: int, acme: Te
         await cache.alookup(acme, asked(acme, "the secret question"))
     assert "secret" not in str(caught.value) and caught.value.__context__ is None
     await cache.aclose()
+
+
+@pytest.mark.parametrize("place", ["default", "tier", "tenant"])
+def test_a_cache_that_workers_share_needs_a_key_before_anything_opens(place: str) -> None:
+    """Wherever its URL stands; with a key of each process's own, workers would miss one another's answers."""
+    shared = {"cache": "redis://127.0.0.1:1/0"}
+    tier = {"rpm": 60, "tpm": 6_000, "max_concurrency": 1, "models": ["m"], "max_output_tokens": 16}
+    values: dict[str, Any] = {
+        "tiers": {"gold": tier | {"budget": {"usd": "1", "period": "month"}}},
+        "tenants": {"acme": {"tier": "gold"}},
+        "prices": {"m": {"per_call_usd": "1"}},
+    }
+    where = {"default": values, "tier": values["tiers"]["gold"], "tenant": values["tenants"]["acme"]}[place]
+    where["backends"] = shared
+    with pytest.raises(SettingsError, match=r"secrets\.fingerprint_key.*TENANCY__SECRETS__FINGERPRINT_KEY"):
+        Tenancy.from_mapping(values)
+    Tenancy.from_mapping(values | {"secrets": {"fingerprint_key": "not a secret: for tests only"}}).close()

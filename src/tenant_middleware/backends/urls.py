@@ -23,6 +23,12 @@ from tenant_middleware.tenant import Tenant
 REDIS = ("redis", "rediss", "redis+cluster")
 
 
+def silo_urls(policy: Policy, concern: str) -> set[str]:
+    """The URLs of a concern that tiers and listed tenants have of their own."""
+    resolved = [*policy.tiers.values(), *map(policy.terms_of, policy.tenants)]
+    return {url for terms in resolved if (url := getattr(terms.backends, concern)) is not None}
+
+
 class Opener:
     """Opens backends by URL, each URL once per concern, and remembers them to close them."""
 
@@ -37,7 +43,7 @@ class Opener:
         """
         setting = beside or name
         default = self.open(name, getattr(self._settings.backends, setting), make)
-        silos = {url for url in self._silo_urls(setting) if url is not None}
+        silos = silo_urls(self._policy, setting)
         if not silos:
             return default
         for url in silos:  # opened now: a wrong address is an error at start-up
@@ -48,10 +54,6 @@ class Opener:
             return default if own is None else self.open(name, own, make)
 
         return Routed(pick)
-
-    def _silo_urls(self, name: str) -> list[str | None]:
-        tiers = [getattr(tier.backends, name) for tier in self._policy.tiers.values()]
-        return tiers + [getattr(self._policy.terms_of(tenant_id).backends, name) for tenant_id in self._policy.tenants]
 
     def open(self, name: str, url: str, make: Callable[[str], Any]) -> Any:
         """The backend behind a URL, made once."""

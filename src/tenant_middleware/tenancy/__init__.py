@@ -57,7 +57,7 @@ class Tenancy(TenantData):
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
-        secret = fingerprint_key(settings)
+        secret = fingerprint_key(settings, policy)
         super().__init__(policy, Opener(settings, policy, self.clock, secret), secret)
         self._closed = False
         self._seat = Seat()

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from tenant_middleware.backends.routed import Watched
-from tenant_middleware.backends.urls import Opener
+from tenant_middleware.backends.urls import Opener, silo_urls
 from tenant_middleware.errors import SettingsError
 from tenant_middleware.isolation.cache import ExactCache, SemanticCache
 from tenant_middleware.isolation.history import HistoryStore
@@ -101,12 +101,13 @@ class TenantData:
         return removed + (self.exact_cache.clear(tenant) if "exact_cache" in used else 0)
 
 
-def fingerprint_key(settings: Settings) -> bytes:
+def fingerprint_key(settings: Settings, policy: Policy) -> bytes:
     """The key that [secrets] names; without one a random key of this process, where nothing is shared."""
     given = settings.secrets.fingerprint_key
     if given is not None:
         return given.get_secret_value().encode()
-    if not settings.backends.cache.startswith("memory:"):
+    caches = {settings.backends.cache, *silo_urls(policy, "cache")}
+    if not all(url.startswith("memory:") for url in caches):
         raise SettingsError(
             "secrets.fingerprint_key: a cache shared by workers needs one key for all of them; set "
             "TENANCY__SECRETS__FINGERPRINT_KEY to at least 16 random bytes"
