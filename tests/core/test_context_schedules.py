@@ -328,12 +328,20 @@ class Unbound(Unguarded):
 def test_without_the_pin_the_same_schedules_turn_red(mutant: type[Schedules], monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads and cancelled tasks don't go wrong the same way twice: what counts is that something ran for another."""
     monkeypatch.setattr(Operations, "ever_flipped", 0)
-    looking = settings(
-        max_examples=300, stateful_step_count=30, derandomize=True, database=None, phases=[Phase.generate]
-    )
-    with warnings.catch_warnings(), pytest.raises((Exception, asyncio.CancelledError)):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a red machine leaves behind
-        run_state_machine_as_test(mutant, settings=looking)
+        for attempt in range(5):  # a machine ends at its first error, which may be that of a thread without a tenant
+            looking = settings(
+                max_examples=300,
+                stateful_step_count=30,
+                derandomize=attempt == 0,
+                database=None,
+                phases=[Phase.generate],
+            )
+            with pytest.raises((Exception, asyncio.CancelledError)):
+                run_state_machine_as_test(mutant, settings=looking)
+            if Operations.ever_flipped:
+                break
     assert Operations.ever_flipped
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
