@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import subprocess
 import sys
 import weakref
@@ -60,8 +59,12 @@ def test_a_finalizer_that_sets_a_variable_crashes_nothing() -> None:
 
 
 def test_without_the_hold_the_same_program_crashes() -> None:
-    """The control; since Python 3.12 nothing is collected inside of `set`."""
-    assert _run("bare").returncode == (-signal.SIGSEGV if sys.version_info < (3, 12) else 0)
+    """The control: most often by a segmentation fault, at times what is read after it was freed raises something.
+
+    Since Python 3.12 nothing is collected inside of `set`.
+    """
+    codes = (_run("bare").returncode for _ in range(5))
+    assert any(codes) is (sys.version_info < (3, 12))
 
 
 def test_a_collection_leaves_alive_what_the_running_context_holds() -> None:
