@@ -10,14 +10,14 @@ import heapq
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import mul
 from typing import Any, Literal
 
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.isolation.drivers import Cursor
 from tenant_middleware.isolation.filters import Where, predicate
-from tenant_middleware.isolation.place import STAMP, Place, Row
+from tenant_middleware.isolation.place import STAMP, Place, Row, plain
 from tenant_middleware.isolation.scoped import IsolationFor, ScopedVectors
 from tenant_middleware.policy import Isolation
 
@@ -74,7 +74,7 @@ class InMemoryDriver:
         if not entries:
             return []
         _check_dimension(self._dimensions.get((self._name(place), place.stamp), len(vector)), vector)
-        wanted, prepared = predicate(where), self._prepare(vector)
+        wanted, prepared = predicate(where), self._prepare(plain(vector))
         found = entries if where is None else [entry for entry in entries if wanted(entry.seen)]
         scores = [self._score(prepared, entry.vector) for entry in found]
         best = heapq.nlargest(k, range(len(found)), key=scores.__getitem__)
@@ -150,7 +150,7 @@ def _check_dimension(known: int, vector: Sequence[float]) -> None:
 
 def _copy(row: Row, score: float = 0.0) -> Row:
     """A row whose metadata the caller may change without changing the store."""
-    return replace(row, metadata={name: _copied(value) for name, value in row.metadata.items()}, score=score)
+    return row._replace(metadata={name: _copied(value) for name, value in row.metadata.items()}, score=score)
 
 
 def _copied(value: Any) -> Any:

@@ -18,7 +18,7 @@ from tenant_middleware.clock import Clock
 from tenant_middleware.errors import ConfigurationError, PartialWrite, StoreUnavailable
 from tenant_middleware.isolation.drivers import Cursor
 from tenant_middleware.isolation.filters import AllOf, Where
-from tenant_middleware.isolation.place import Place, Row
+from tenant_middleware.isolation.place import Place, Row, plain
 from tenant_middleware.keys import PREFIX
 from tenant_middleware.tenant import Tenant
 
@@ -187,7 +187,7 @@ class Steps:
     # Reading.
 
     def query(self, place: Place, vector: list[float], k: int, where: Where | None) -> Flow[list[Row]]:
-        options: dict[str, Any] = {"top_k": k, "vector": vector, "namespace": self._namespace(place)}
+        options: dict[str, Any] = {"top_k": k, "vector": plain(vector), "namespace": self._namespace(place)}
         if where is not None:
             options["filter"] = wire.condition(where)
         answer = yield from self._ask(place, "query", include_metadata=True, **options)

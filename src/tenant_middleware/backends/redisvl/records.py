@@ -23,6 +23,7 @@ from tenant_middleware.keys import encode
 TENANT, TERMS, KEY, DOC, VECTOR, NEAR = "tenant", "terms", "key", "doc", "vector", "near"
 LONGEST_TERM = 160
 _LOST = b"null"
+_decode = json.JSONDecoder().decode  # json.loads looks at its options first
 _DOC, _TENANT, _VECTOR, _NEAR = DOC.encode(), TENANT.encode(), VECTOR.encode(), NEAR.encode()
 
 
@@ -132,7 +133,7 @@ def _range(name: str, op: str, value: Any, numeric: Sequence[str], params: list[
 
 def row(prefix: str, place: bytes, values: Mapping[bytes, bytes], sign: float, offset: float) -> Row:
     """A record as it came back; what was lost is None and fails the check of its stamp."""
-    found_id, text, metadata = json.loads(values.get(_DOC, _LOST).decode()) or (None, "", {})
+    found_id, text, metadata = _decode(values.get(_DOC, _LOST).decode()) or (None, "", {})
     stamp, blob, near = values.get(_TENANT), values.get(_VECTOR), values.get(_NEAR)
     key = place.decode("utf-8", "replace")
     return Row(

@@ -195,7 +195,7 @@ class Steps:
             f"{wanted.text}=>[KNN {k} @{VECTOR} $v AS {NEAR}]",
             (*_RETURN, "SORTBY", NEAR, "LIMIT", 0, k, "PARAMS", len(params), *params),
         )
-        return [self._row(place, name, values) for name, values in zip(reply[1::2], reply[2::2], strict=True)]
+        return self._rows(place, reply[1::2], reply[2::2])
 
     def fetch(self, place: Place, keys: Sequence[str]) -> Flow[list[Row]]:
         found: list[Row] = []
@@ -207,7 +207,7 @@ class Steps:
                     raise reply
                 if any(value is not None for value in reply):
                     values = [word for pair in zip((b"doc", b"tenant", b"vector"), reply, strict=True) for word in pair]
-                    found.append(self._row(place, name.encode(), values))
+                    found += self._rows(place, [name.encode()], [values])
         return found
 
     def scan(self, place: Place, where: Where | None, limit: int, cursor: Cursor) -> Flow[tuple[list[Row], Cursor]]:
@@ -254,8 +254,10 @@ class Steps:
             self._known.pop(name, None)  # dropped behind our back; made anew by the next write
             return [0]
 
-    def _row(self, place: Place, name: bytes, values: Sequence[bytes]) -> Row:
-        return records.row(self.prefix(place), name, _pairs(values), self._sign, self._offset)
+    def _rows(self, place: Place, names: Sequence[bytes], found: Sequence[Sequence[bytes]]) -> list[Row]:
+        prefix, sign, offset = self.prefix(place), self._sign, self._offset
+        pairs = zip(names, found, strict=True)
+        return [records.row(prefix, name, _pairs(values), sign, offset) for name, values in pairs]
 
     # Making and removing.
 
