@@ -34,6 +34,7 @@ from tenant_middleware.langchain import (
     tenant_tool,
 )
 from tenant_middleware.local import embeddings, scripted_tool_model
+from tenant_middleware.metering.pricing import to_usd
 
 POLICY = Path(__file__).parent.parent / "tenancy.toml"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -115,7 +116,7 @@ def create_app(tenancy: Tenancy, redis: str) -> FastAPI:
         return Usage(
             calls=len(rows),
             tokens=sum(row.prompt_tokens + row.completion_tokens for row in rows),
-            usd=str(sum(row.cost_nano for row in rows) / 1e9),
+            usd=f"{to_usd(sum(row.cost_nano for row in rows)):.9f}",
         )
 
     return app
