@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pinecone._internal import http_client
 
 from tenant_middleware.backends.pinecone import PineconeVectors
 from tenant_middleware.errors import ConfigurationError, PartialWrite, StoreUnavailable
@@ -22,23 +21,7 @@ from tests.vectors.backends import INDEX, pinecone_over
 ACME, GLOBEX = Tenant("acme", "free"), Tenant("globex", "free")
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK's pauses between its own attempts, by the seam it keeps for tests, and a fresh retry budget."""
-
-    async def soon(seconds: float) -> None:
-        return None
-
-    monkeypatch.setattr(http_client, "_retry_sleep", lambda seconds: None)
-    monkeypatch.setattr(http_client, "_async_retry_sleep", soon)
-    http_client.get_budget_registry()._reset()
-
-
-@pytest.fixture
-def server() -> Iterator[PineconeServer]:
-    with PineconeServer() as running:
-        running.create_index(INDEX, DIMENSION)
-        yield running
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tenant_middleware.isolation import place as rules
 from tenant_middleware.isolation.vectors import Record
 from tenant_middleware.policy import Isolation
 from tenant_middleware.tenant import Tenant
-from tenant_middleware.testing.vectors import DIMENSION, NewVectors, VectorsContract, axis, foreign_seen
+from tenant_middleware.testing.vectors import NewVectors, VectorsContract, axis, foreign_seen
 from tests.pinecone_server.app import PineconeServer
 from tests.vectors.backends import INDEX, KINDS, STORES, pinecone_over
 
@@ -32,13 +32,6 @@ class TestPineconeVectors(VectorsContract):
     @pytest.fixture
     def two(self) -> tuple[Tenant, Tenant]:
         return ACME, SMALL
-
-
-@pytest.fixture
-def server() -> Iterator[PineconeServer]:
-    with PineconeServer() as running:
-        running.create_index(INDEX, DIMENSION)
-        yield running
 
 
 @pytest.fixture(params=KINDS)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from pinecone import AsyncPinecone, Pinecone
-from pinecone.errors import PineconeError, PineconeTimeoutError
+from pinecone.errors import PineconeConnectionError, PineconeError, PineconeTimeoutError
 
 from tenant_middleware.backends.pinecone import wire
 from tenant_middleware.backends.pinecone.steps import Ask, Flow, Sleep
@@ -100,16 +100,40 @@ class Clients:
                 self._pool = None
 
 
+class _Client:
+    """One of the SDK's clients. Taken out of use it closes after the last call that is under way on it."""
+
+    def __init__(self, sdk: Any) -> None:
+        self.sdk = sdk
+        self.calls, self.retired = 0, False
+
+
 class _Loop:
-    """The clients of one event loop."""
+    """One event loop's clients, by project key and host, and the calls under way."""
 
     def __init__(self) -> None:
-        self.projects: dict[str, AsyncPinecone] = {}
-        self.indexes: dict[tuple[str, str], Any] = {}
+        self.clients: dict[tuple[str, str | None], _Client] = {}
+        self.calls: set[asyncio.Task[Any]] = set()
+
+    def start(self, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(call)
+        self.calls.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: whoever asked may have been cancelled
 
 
 class AsyncClients:
-    """SDK clients for awaiting. Their connections belong to the loop they were made in, so each loop has its own."""
+    """SDK clients for awaiting. Their connections belong to the loop they were made in, so each loop has its own.
+
+    The SDK's connection pool (httpcore 1.0) loses a connection for good when a request on it is cancelled at the wrong
+    moment, and after twenty of them every call waits for its deadline. So a caller's cancellation leaves the request to
+    end by itself, within the deadline, and a client that a deadline did cut off is not used again.
+    """
 
     def __init__(self, controller: str | None, deadline: float, clock: Clock) -> None:
         self._controller, self._deadline, self._clock = controller, deadline, clock
@@ -136,32 +160,51 @@ class AsyncClients:
         raise refusal  # outside every handler: the service's text may quote values, and would come along
 
     async def _call(self, ask: Ask) -> Any:
+        mine = self._loops.setdefault(asyncio.get_running_loop(), _Loop())
+        call = mine.start(self._within_deadline(mine, ask))
+        await asyncio.wait((call,))  # unlike awaiting the call itself, it doesn't pass a cancellation on
+        if call.cancelled():
+            raise PineconeConnectionError("closed")
+        return call.result()
+
+    async def _within_deadline(self, mine: _Loop, ask: Ask) -> Any:
+        client = await self._client(mine, ask.key, ask.host)
+        client.calls += 1
         try:
             async with asyncio.timeout(self._deadline):
-                method = await self._method(ask)
-                return await method(**ask.options)
+                target = client.sdk if ask.host else client.sdk.indexes
+                return await getattr(target, ask.name)(**ask.options)
         except TimeoutError as error:
             if isinstance(error, PineconeError):
                 raise
+            client.retired = True
+            if mine.clients.get((ask.key, ask.host)) is client:
+                del mine.clients[ask.key, ask.host]
             raise PineconeTimeoutError("deadline") from None
+        finally:
+            client.calls -= 1
+            if client.retired and not client.calls:
+                await client.sdk.close()
 
-    async def _method(self, ask: Ask) -> Callable[..., Coroutine[Any, Any, Any]]:
-        mine = self._loops.setdefault(asyncio.get_running_loop(), _Loop())
-        project = mine.projects.get(ask.key)
-        if project is None:
-            project = mine.projects[ask.key] = AsyncPinecone(
-                api_key=ask.key, host=self._controller, timeout=self._deadline
-            )
-        if ask.host is None:
-            return getattr(project.indexes, ask.name)  # type: ignore[no-any-return]  # by name
-        index = mine.indexes.get((ask.key, ask.host))
-        if index is None:
-            index = mine.indexes[ask.key, ask.host] = await project.index(host=ask.host)
-        return getattr(index, ask.name)  # type: ignore[no-any-return]  # by name
+    async def _client(self, mine: _Loop, key: str, host: str | None) -> _Client:
+        found = mine.clients.get((key, host))
+        if found is None:
+            sdk: Any
+            if host is None:
+                sdk = AsyncPinecone(api_key=key, host=self._controller, timeout=self._deadline)
+            else:
+                sdk = await (await self._client(mine, key, None)).sdk.index(host=host)  # a host: no look-up, no wait
+            found = mine.clients[key, host] = _Client(sdk)
+        return found
 
     async def close(self) -> None:
-        """Close the running loop's clients; those of loops that ended went with them."""
+        """Close the running loop's clients and end what is under way; those of loops that ended went with them."""
         mine = self._loops.pop(asyncio.get_running_loop(), None)
-        if mine is not None:
-            for client in (*mine.indexes.values(), *mine.projects.values()):
-                await client.close()
+        if mine is None:
+            return
+        for call in mine.calls:
+            call.cancel()
+        if mine.calls:
+            await asyncio.wait(mine.calls)
+        for client in mine.clients.values():
+            await client.sdk.close()
