@@ -55,7 +55,7 @@ class RawSearch:
         self.search = self.client.ft(index)
         condition = records.query(Clause(STAMP, "$eq", tag(ASKER)), ()).text
         self.query = (
-            Query(f"{condition}=>[KNN {K} @vector $v AS near]")
+            Query(f"{condition}=>[KNN {K} @vector $v HYBRID_POLICY ADHOC_BF AS near]")
             .sort_by("near")
             .paging(0, K)
             .return_field("doc")

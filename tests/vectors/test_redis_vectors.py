@@ -11,7 +11,8 @@ from redis import Redis
 from redisvl.index import SearchIndex
 
 from tenant_middleware import keys
-from tenant_middleware.backends.redisvl.vectors import RedisVectors
+from tenant_middleware.backends.redisvl import vector_steps
+from tenant_middleware.backends.redisvl.vectors import RedisVectors, _Runner
 from tenant_middleware.errors import (
     ConfigurationError,
     InvalidInput,
@@ -220,3 +221,30 @@ def test_a_tier_that_shares_an_index_on_a_cluster_is_refused_when_the_store_is_o
                 _ = tenancy.vectors
         else:
             assert tenancy.vectors is not None
+
+
+def test_a_small_tenant_of_a_shared_index_is_searched_record_by_record(
+    new_vectors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways find the same; who has grown or shrunk is noticed after so many searches."""
+    monkeypatch.setattr(vector_steps, "EXACT", 2)
+    monkeypatch.setattr(vector_steps, "RECOUNT", 2)
+    one_by_one: list[bool] = []
+    sent = _Runner._sent
+
+    def noted(self: Any, client: Any, op: Any) -> Any:
+        if "KNN" in (text := " ".join(map(str, op.words[:3]))):
+            one_by_one.append("ADHOC_BF" in text)
+        return sent(self, client, op)
+
+    vectors = new_vectors("filter", name="sizes")
+    for tenant, count in ((ACME, 3), (SMALL, 2)):
+        records = [Record(f"r{n}", axis(n), f"{n} of {tenant.id}", {}) for n in range(count)]
+        vectors.upsert(tenant, records)
+    monkeypatch.setattr(_Runner, "_sent", noted)
+    for tenant in (ACME, SMALL):
+        assert [hit.text for hit in vectors.query(tenant, axis(1), 1)] == [f"1 of {tenant.id}"]
+    vectors.delete(ACME, ["r0"])
+    for _ in range(2):
+        assert [hit.text for hit in vectors.query(ACME, axis(1), 1)] == ["1 of Acme"]
+    assert one_by_one == [False, True, False, True]

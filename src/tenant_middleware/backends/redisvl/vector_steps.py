@@ -25,6 +25,11 @@ PAGE = 1000
 # How a distance becomes a score that is higher for nearer records: offset + sign * distance.
 METRICS = {"cosine": ("COSINE", 1.0, -1.0), "dotproduct": ("IP", 1.0, -1.0), "euclidean": ("L2", 0.0, -1.0)}
 _RETURN = ("RETURN", 3, DOC, TENANT, NEAR)
+# A tenant of up to so many records in a shared index is searched one by one: exact, and quick where the graph is
+# almost all other tenants'. It is counted again after so many searches.
+EXACT, RECOUNT = 5_000, 256
+_ONE_BY_ONE = " HYBRID_POLICY ADHOC_BF"
+_MOST_COUNTED = 100_000
 
 
 class Command(NamedTuple):
@@ -63,6 +68,7 @@ class Steps:
         self._setup, self._shared = setup, shared
         self._given = dimension
         self._known: dict[str, int] = {}
+        self._counted: dict[str, tuple[int, str]] = {}
         self._metric, self._offset, self._sign = METRICS[setup.metric]
 
     @property
@@ -190,12 +196,25 @@ class Steps:
             raise InvalidInput(f"vector: expected {size} dimensions, got {len(vector)}")
         wanted = records.query(where, self._setup.numeric)
         params = ["v", array("f", vector).tobytes(), *wanted.params]
+        policy = yield from self._policy(place)
         reply = yield from self._search(
             place,
-            f"{wanted.text}=>[KNN {k} @{VECTOR} $v AS {NEAR}]",
+            f"{wanted.text}=>[KNN {k} @{VECTOR} $v{policy} AS {NEAR}]",
             (*_RETURN, "SORTBY", NEAR, "LIMIT", 0, k, "PARAMS", len(params), *params),
         )
         return self._rows(place, reply[1::2], reply[2::2])
+
+    def _policy(self, place: Place) -> Flow[str]:
+        """How the search module goes about it, by the tenant's size when it was last counted; empty: as it likes."""
+        if not place.shared:
+            return ""
+        left, policy = self._counted.get(place.stamp, (0, ""))
+        if left == 0:
+            if len(self._counted) >= _MOST_COUNTED:
+                self._counted.clear()
+            left, policy = RECOUNT, _ONE_BY_ONE if (yield from self.count(place)) <= EXACT else ""
+        self._counted[place.stamp] = (left - 1, policy)
+        return policy
 
     def fetch(self, place: Place, keys: Sequence[str]) -> Flow[list[Row]]:
         found: list[Row] = []
