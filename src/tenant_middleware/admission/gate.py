@@ -279,8 +279,8 @@ class ModelGate:
         missing = spent + ask.fixed_nano + output * ask.output_nano - root.nano
         if missing > 0:
             yield from self._grow(root, output=0, nano=missing)
-        attempt = Hold(call, root.limits, price, output, 0, self.clock.time(), parent=root)
-        attempt.inside = None if outer is root else outer
+        inside = None if outer is root else outer
+        attempt = Hold(call, root.limits, price, output, 0, self.clock.time(), parent=root, inside=inside)
         root.attempts.append(attempt)
         return attempt
 

@@ -196,17 +196,14 @@ def used_by(hold: Hold) -> Usage:
 
 def settled_attempts(hold: Hold) -> list[tuple[Hold, Usage]]:
     """The attempts that cost something: the innermost ones that know their usage, else the call as one attempt."""
-    if not hold.attempts:
-        return [(hold, used_by(hold))]
-    known = [(attempt, attempt.usage) for attempt in hold.attempts if attempt.usage is not None]
-    around = {id(outer) for attempt, _ in known for outer in _around(attempt)}
-    return [(attempt, usage) for attempt, usage in known if id(attempt) not in around] or [(hold, used_by(hold))]
+    innermost = _innermost([attempt for attempt in hold.attempts if attempt.usage is not None])
+    return [(attempt, attempt.usage) for attempt in innermost if attempt.usage is not None] or [(hold, used_by(hold))]
 
 
-def provider_calls(hold: Hold) -> int:
-    """How many attempts went to a provider: those that no other one was made in, or the call itself."""
-    around = {id(outer) for attempt in hold.attempts for outer in _around(attempt)}
-    return sum(id(attempt) not in around for attempt in hold.attempts) or 1
+def _innermost(attempts: list[Hold]) -> list[Hold]:
+    """Those in which no other of them was made: what went to a provider."""
+    around = {id(outer) for attempt in attempts for outer in _around(attempt)}
+    return [attempt for attempt in attempts if id(attempt) not in around]
 
 
 def _around(attempt: Hold) -> Iterator[Hold]:
@@ -243,7 +240,7 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
         cost_nano=nano,
         price_source=last.price.source,
         price_as_of=last.price.as_of,
-        attempts=provider_calls(hold) if hold.attempts else 1,
+        attempts=len(_innermost(hold.attempts)) or 1,
         attempt_ids=",".join(attempt.call.id for attempt in hold.attempts),
         latency=max(now - hold.started, 0.0),
         queue_wait=hold.queue_wait,

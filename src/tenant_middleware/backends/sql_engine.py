@@ -74,8 +74,8 @@ def _patiently(statement: Callable[[], object]) -> None:
         try:
             statement()
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > give_up:
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
                 raise
             time.sleep(0.01)
 

@@ -132,7 +132,7 @@ def check_vector(vector: Sequence[float], dimension: int | None = None) -> list[
 
 
 def check_asked(vector: Sequence[float], dimension: int | None = None) -> list[float]:
-    """The same for a vector that is only searched with: a list stays what it is, which is most of the work saved."""
+    """The same for a vector that is only searched with: a list is checked where it is, and not copied."""
     numbers = vector if isinstance(vector, list) else plain(vector)
     if dimension is not None and len(numbers) != dimension:
         raise InvalidInput(f"vector: expected {dimension} dimensions, got {len(numbers)}")

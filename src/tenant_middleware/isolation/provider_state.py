@@ -22,9 +22,9 @@ SaltField = Literal["cache_salt", "prompt_cache_key"]
 REFERENCES: Mapping[str, Kind] = {"previous_response_id": "response", "conversation": "conversation"}
 USERS = ("user", "safety_identifier")
 SALTS: tuple[SaltField, ...] = get_args(SaltField)
-BODY = "extra_body"
 OURS = frozenset((*REFERENCES, *USERS, *SALTS))
 """What nobody may send unchecked."""
+BODY = "extra_body"
 """Where OpenAI's client takes fields that it doesn't know itself."""
 
 _SALT_OF: Mapping[str, SaltField] = {

@@ -49,19 +49,19 @@ class _Scanning(Runnable[Any, Any]):
         yield await self.ainvoke(input, config, **kwargs)
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        passing = _Passing(self.canaries, self.answers)
+        guarded = _Passing(self.canaries, self.answers)
         for chunk in input:
-            yield from passing.push(chunk)
-        yield from passing.close()
+            yield from guarded.push(chunk)
+        yield from guarded.close()
 
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        passing = _Passing(self.canaries, self.answers)
+        guarded = _Passing(self.canaries, self.answers)
         async for chunk in input:
-            for safe in passing.push(chunk):
+            for safe in guarded.push(chunk):
                 yield safe
-        for safe in passing.close():
+        for safe in guarded.close():
             yield safe
 
 

@@ -224,7 +224,6 @@ class Calls:
             await self._remember(open_call, getattr(chunk, "response", None))
         if self.gate.heartbeat_due(open_call.hold):
             open_call.serving.report(open_call.count.usage())  # its reservation and its turn follow what is written
-
             await self.gate.aextend(open_call.hold)
 
     async def _settle(self, open_call: OpenCall, usage: Usage | None, status: Status) -> None:
