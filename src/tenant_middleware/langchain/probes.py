@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tenant_middleware.assurance.probes.stage import SESSION, Probe, Stage
+from tenant_middleware.assurance.probes.stage import SESSION, Probe, Stage, tried
 from tenant_middleware.context import scope
-from tenant_middleware.errors import TenancyError, missing_extra
+from tenant_middleware.errors import missing_extra
 from tenant_middleware.keys import namespace
 from tenant_middleware.langchain.history import TenantChatHistory
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
@@ -111,14 +111,7 @@ def retriever(stage: Stage, who: Tenant) -> object:
         lambda: documents.max_marginal_relevance_search(asked, k=10),
     ]
     with scope(stage.arriving(who)):
-        return [_tried(attempt) for attempt in tries]
-
-
-def _tried(attempt: Callable[[], object]) -> object:
-    try:
-        return attempt()
-    except (TenancyError, TypeError) as refusal:
-        return str(refusal)
+        return [tried(attempt) for attempt in tries]
 
 
 def tool(stage: Stage, who: Tenant) -> object:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tenant_middleware.assurance.callables import Loop
-from tenant_middleware.assurance.probes.stage import SESSION, Probe, Stage
+from tenant_middleware.assurance.probes.stage import SESSION, Probe, Stage, tried
 from tenant_middleware.context import scope
-from tenant_middleware.errors import TenancyError, missing_extra
+from tenant_middleware.errors import missing_extra
 from tenant_middleware.llamaindex.index import TenantObjects
 from tenant_middleware.llamaindex.memory import TenantChatStore
 from tenant_middleware.llamaindex.vectors import TenantVectorStore
@@ -50,18 +50,11 @@ def query(stage: Stage, who: Tenant) -> object:
         lambda: store.get_nodes(filters=either),
     ]
     with scope(stage.arriving(who)):
-        return [_tried(attempt) for attempt in tries]
+        return [tried(attempt) for attempt in tries]
 
 
 def _asked(stage: Stage, **more: Any) -> VectorStoreQuery:
     return VectorStoreQuery(query_embedding=stage.vector(), similarity_top_k=_K, **more)
-
-
-def _tried(attempt: Callable[[], object]) -> object:
-    try:
-        return attempt()
-    except (TenancyError, TypeError) as refusal:
-        return str(refusal)
 
 
 def hop(stage: Stage, who: Tenant) -> object:

@@ -7,13 +7,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tenant_middleware.assurance.callables import NOT_ASKED
 from tenant_middleware.assurance.canaries import Canary
+from tenant_middleware.errors import TenancyError
 from tenant_middleware.isolation.vectors import Record
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 
 SESSION = "support"
 Attack = Callable[["Stage", Tenant], object]
+
+
+def tried(attempt: Callable[[], object]) -> object:
+    """What one of several attempts got, or what its refusal says; raises what says that nobody could be asked."""
+    try:
+        return attempt()
+    except NOT_ASKED:
+        raise
+    except (TenancyError, TypeError) as refusal:
+        return str(refusal)
 
 
 @dataclass(frozen=True)
