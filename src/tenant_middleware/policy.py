@@ -346,23 +346,17 @@ def matches(pattern: str, model: str) -> bool:
 
 
 def overlap(a: str, b: str) -> bool:
-    """Whether some name is covered by both patterns; a table over their suffixes, so linear in len(a) * len(b)."""
-    below = [False] * (len(b) + 1)
+    """Whether some name is covered by both patterns; a table over their rests, so linear in len(a) * len(b)."""
+    # One row and one column more than there are rests, where nothing is covered.
+    meet = [[False] * (len(b) + 2) for _ in range(len(a) + 2)]
     for i in range(len(a), -1, -1):
-        row = [False] * (len(b) + 1)
         for j in range(len(b), -1, -1):
-            if i == len(a) and j == len(b):
-                row[j] = True
-            elif a[i : i + 1] == "*" or b[j : j + 1] == "*":
-                row[j] = (i < len(a) and below[j]) or (j < len(b) and row[j + 1])
-                if i == len(a):
-                    row[j] = b[j] == "*" and row[j + 1]
-                elif j == len(b):
-                    row[j] = a[i] == "*" and below[j]
+            x, y = a[i : i + 1], b[j : j + 1]  # "" where a pattern has ended
+            if "*" in (x, y):  # the star covers one sign more of the other, or ends
+                meet[i][j] = meet[i + 1][j] or meet[i][j + 1]
             else:
-                row[j] = i < len(a) and j < len(b) and a[i] == b[j] and below[j + 1]
-        below = row
-    return below[0]
+                meet[i][j] = x == y and (x == "" or meet[i + 1][j + 1])
+    return meet[0][0]
 
 
 def _first_clash(owned: list[tuple[str, str]]) -> tuple[str, str] | None:

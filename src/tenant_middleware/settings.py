@@ -150,7 +150,6 @@ class SecretSettings(Model):
     """Keys that must not stand in the policy file of a real deployment; set them with TENANCY__SECRETS__..."""
 
     fingerprint_key: SecretStr | None = None
-    passport_key: SecretStr | None = None
     pinecone_api_key: SecretStr | None = None
     billing_token: SecretStr | None = None
 

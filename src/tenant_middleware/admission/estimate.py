@@ -25,22 +25,12 @@ def text_bound(text: str | bytes) -> int:
 
     A token for three ASCII letters or blanks, one for each digit and sign, three for four bytes of anything else
     (a CJK character has three bytes). Words of natural languages take fewer; random letters may take more, but never
-    more than `worst_bound`.
+    more than a token for each byte.
     """
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     not_words = len(raw.translate(None, _WORDS))
     high = len(raw) - len(raw.translate(None, _HIGH)) if not_words and not raw.isascii() else 0
     return ceil((len(raw) - not_words) / 3) + (not_words - high) + ceil(high * 3 / 4)
-
-
-def worst_bound(text: str | bytes) -> int:
-    """What no byte-level tokenizer exceeds: a token per byte."""
-    return len(text) if isinstance(text, bytes) else len(text.encode("utf-8", "surrogatepass"))
-
-
-def prompt_bound(texts: Iterable[str | bytes], *, messages: int = 0) -> int:
-    """A bound on the prompt tokens of texts (contents, tool schemas as JSON) sent as so many chat messages."""
-    return sum(map(text_bound, texts)) + MESSAGE_TOKENS * messages
 
 
 def batches(texts: Iterable[str], *, size: int, tokens: int) -> Iterator[tuple[list[str], int]]:
@@ -59,56 +49,27 @@ def batches(texts: Iterable[str], *, size: int, tokens: int) -> Iterator[tuple[l
 
 
 class Learnt:
-    """Outputs and estimation errors per tenant and model, learnt from settled calls; bounded, and thread-safe.
+    """How long answers were, per tenant and model, from settled calls; bounded, and thread-safe.
 
-    A tenant learns from its own calls alone. `weight` is the share of the newest call in a mean; the p95 is that of
-    the last `window` outputs, and None below `enough` of them.
+    A tenant learns from its own calls alone. The p95 is that of the last `window` outputs, None below `enough` of them.
     """
 
-    def __init__(self, *, weight: float = 0.1, window: int = 64, enough: int = 8, capacity: int = 10_000) -> None:
-        self._weight, self._window, self._enough, self._capacity = weight, window, enough, capacity
+    def __init__(self, *, window: int = 64, enough: int = 8, capacity: int = 10_000) -> None:
+        self._window, self._enough, self._capacity = window, enough, capacity
         self._lock = threading.Lock()
-        self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+        self._outputs: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
 
-    def observe(self, tenant: Tenant, model: str, *, output: int, prompt: int = 0, estimated_prompt: int = 0) -> None:
+    def observe(self, tenant: Tenant, model: str, *, output: int) -> None:
         """Learn from one settled call."""
         with self._lock:
-            seen = self._seen.get((tenant.id, model))
-            if seen is None:
-                seen = self._seen[tenant.id, model] = _Seen(output, self._window)
-                if len(self._seen) > self._capacity:
-                    self._seen.popitem(last=False)
-            else:
-                self._seen.move_to_end((tenant.id, model))
-            seen.outputs.append(output)
-            seen.mean += self._weight * (output - seen.mean)
-            if prompt and estimated_prompt:
-                seen.ratio += self._weight * (prompt / estimated_prompt - seen.ratio)
-
-    def mean_output(self, tenant: Tenant, model: str, default: float) -> float:
-        """The moving mean of output tokens: what the queue charges."""
-        seen = self._seen.get((tenant.id, model))
-        return default if seen is None else seen.mean
+            seen = self._outputs.pop((tenant.id, model), None) or deque(maxlen=self._window)
+            seen.append(output)
+            self._outputs[tenant.id, model] = seen
+            if len(self._outputs) > self._capacity:
+                self._outputs.popitem(last=False)
 
     def p95_output(self, tenant: Tenant, model: str) -> int | None:
         """What 19 of 20 recent calls stayed within; None while too few were seen."""
         with self._lock:
-            seen = self._seen.get((tenant.id, model))
-            if seen is None or len(seen.outputs) < self._enough:
-                return None
-            ordered = sorted(seen.outputs)
-        return ordered[ceil(0.95 * len(ordered)) - 1]
-
-    def prompt_ratio(self, tenant: Tenant, model: str) -> float:
-        """Real prompt tokens per estimated one; 1.0 while nothing is known."""
-        seen = self._seen.get((tenant.id, model))
-        return 1.0 if seen is None else seen.ratio
-
-
-class _Seen:
-    __slots__ = ("mean", "outputs", "ratio")
-
-    def __init__(self, output: int, window: int) -> None:
-        self.mean = float(output)
-        self.outputs: deque[int] = deque(maxlen=window)
-        self.ratio = 1.0
+            ordered = sorted(self._outputs.get((tenant.id, model), ()))
+        return ordered[ceil(0.95 * len(ordered)) - 1] if len(ordered) >= self._enough else None

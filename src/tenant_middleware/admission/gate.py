@@ -204,7 +204,7 @@ class ModelGate:
                 yield Op(store, "release", (call.tenant, call.id, ask.limits))
             if slot is not None:
                 yield Op(self.queue, "leave", (slot, 0, 0))
-            telemetry.refused(call.tenant, call.model, error)
+            telemetry.refused(call.tenant, error)
             raise
         now = self.clock.time()
         waited = slot.waited if slot else 0.0
@@ -242,7 +242,7 @@ class ModelGate:
                 slot = yield Op(self.queue, "enter", (ticket,), whole=False)
             return slot
         except TenancyError as error:
-            telemetry.refused(call.tenant, call.model, error)
+            telemetry.refused(call.tenant, error)
             raise
 
     def _limits(self, terms: Tier) -> Limits:
@@ -261,7 +261,7 @@ class ModelGate:
                 tenant_id=call.tenant.id,
                 model=call.model,
             )
-            telemetry.refused(call.tenant, call.model, error)
+            telemetry.refused(call.tenant, error)
             raise error
 
     def _attempt(self, hold: Hold, call: Call) -> Flow[Hold]:

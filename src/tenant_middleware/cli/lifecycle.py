@@ -17,7 +17,7 @@ from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 
 if TYPE_CHECKING:
-    from tenant_middleware.lifecycle.stores import TenantStore
+    from tenant_middleware.lifecycle.stores import LifecycleStore
 
 TenantId = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's id, exactly as in its tokens.")]
 TierOption = Annotated[str | None, typer.Option(help="Its tier, for a tenant that the policy doesn't list.")]
@@ -150,8 +150,8 @@ def _tenant(tenancy: Tenancy, tenant_id: str, tier: str | None, *, listed: bool 
         return tenancy.policy.admit(tenant_id, tier)
 
 
-def _stores(named: list[str] | None) -> Mapping[str, TenantStore]:
-    found: dict[str, TenantStore] = {}
+def _stores(named: list[str] | None) -> Mapping[str, LifecycleStore]:
+    found: dict[str, LifecycleStore] = {}
     for entry in named or []:
         name, equals, where = entry.partition("=")
         if not (name and equals):

@@ -72,10 +72,6 @@ class Registry:
         """True when the caller is known and no other tenant is: then a name can't be looked up, only guessed at."""
         return tenant_id is not None and all(known.id == tenant_id for known in self.known)
 
-    def with_tenant(self, tenant_id: str, *names: str) -> Registry:
-        """This registry and the names of one tenant more."""
-        return Registry((*self.known, Known(tenant_id, names)), operators=self.operators)
-
 
 EMPTY = Registry()
 

@@ -72,9 +72,7 @@ def sightings(text: str, needles: Sequence[Needle]) -> list[Sighting]:
         squeezed = compact(reading)
         for disguise, form, mirrored in _turned(kind, squeezed):
             for canary, owner, at in _search(form, needles):
-                start, end = (
-                    _place(text, reading, len(squeezed), at, len(canary), mirrored) if not kind else (0, len(text))
-                )
+                start, end = _place(text, len(squeezed), at, len(canary), mirrored) if not kind else (0, len(text))
                 found.setdefault((canary, start if not kind else -1), Sighting(canary, owner, disguise, start, end))
     plain = {s.canary for s in found.values() if s.end - s.start < len(text)}
     return [s for (_, at), s in found.items() if at != -1 or s.canary not in plain]
@@ -152,7 +150,7 @@ def _plus(kind: str, more: str) -> str:
     return f"{kind}+{more}" if kind else more
 
 
-def _place(text: str, reading: str, total: int, at: int, length: int, mirrored: bool) -> tuple[int, int]:
+def _place(text: str, total: int, at: int, length: int, mirrored: bool) -> tuple[int, int]:
     """Offsets in the text of a stretch of its compact form."""
     if mirrored:
         at = total - at - length

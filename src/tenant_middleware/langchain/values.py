@@ -28,17 +28,19 @@ _KIND = "$"
 
 def dumps(value: Any) -> str:
     """The value as JSON text; raises InvalidInput for a type that could only be pickled."""
-    try:
-        return json.dumps(to_json(value), separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(f"a cached value holds what JSON can't carry ({type(error).__name__})") from None
+    return _encoded(to_json(value))
 
 
 def loads(text: str) -> Any:
     """The inverse of `dumps`."""
     return from_json(json.loads(text))
+
+
+def _encoded(data: Any) -> str:
+    try:
+        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"a cached value holds what JSON can't carry ({type(error).__name__})") from None
 
 
 def to_json(value: Any) -> Any:
@@ -81,29 +83,19 @@ def _message(message: BaseMessage) -> dict[str, Any]:
     return data
 
 
-_GENERATIONS: dict[str, type[Generation]] = {
-    kind.__name__: kind for kind in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
-}
+_GENERATIONS = (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
 
 
 def dump_generations(generations: Sequence[Generation]) -> str:
     """What a model returned, as JSON text."""
     rows = []
     for generation in generations:
-        kind = type(generation).__name__
-        if kind not in _GENERATIONS:
-            raise InvalidInput(f"generations of type {kind} can't be cached: expected one of {sorted(_GENERATIONS)}")
+        if type(generation) not in _GENERATIONS:
+            known = ", ".join(kind.__name__ for kind in _GENERATIONS)
+            raise InvalidInput(f"generations of type {type(generation).__name__} can't be cached: expected {known}")
         message = to_json(generation.message) if isinstance(generation, ChatGeneration) else None
-        rows.append([kind, generation.text, to_json(generation.generation_info), message])
-    return dumps_rows(rows)
-
-
-def dumps_rows(rows: list[Any]) -> str:
-    """Rows that are JSON already, as text."""
-    try:
-        return json.dumps(rows, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"a generation holds what JSON can't carry ({type(error).__name__})") from None
+        rows.append([generation.text, to_json(generation.generation_info), message])
+    return _encoded(rows)
 
 
 def load_generations(text: str) -> list[Generation]:
@@ -111,7 +103,7 @@ def load_generations(text: str) -> list[Generation]:
     return [_generation(*row) for row in json.loads(text)]
 
 
-def _generation(kind: str, text: str, info: Any, message: Any) -> Generation:
+def _generation(text: str, info: Any, message: Any) -> Generation:
     if message is not None:
         return ChatGeneration(message=from_json(message), generation_info=from_json(info))
     return Generation(text=text, generation_info=from_json(info))

@@ -17,7 +17,7 @@ from tenant_middleware.clock import utc
 from tenant_middleware.errors import ConfigurationError, InvalidInput, StoreUnavailable, TenancyError
 from tenant_middleware.isolation.standing import REFRESH, Standing
 from tenant_middleware.lifecycle.receipt import Receipt, StoreReceipt
-from tenant_middleware.lifecycle.stores import TenantStore, stores_of
+from tenant_middleware.lifecycle.stores import LifecycleStore, stores_of
 from tenant_middleware.policy import passage
 from tenant_middleware.settings import in_memory_database
 from tenant_middleware.tenancy import Tenancy
@@ -33,7 +33,7 @@ def erase(
     tenant: Tenant,
     *,
     confirm: str,
-    stores: Mapping[str, TenantStore] | None = None,
+    stores: Mapping[str, LifecycleStore] | None = None,
     retention: Retention = "pseudonymise",
     wait: Callable[[float], None] = time.sleep,
     on_step: Callable[[str], None] = lambda step: None,
@@ -61,7 +61,7 @@ class _Erasure:
         self,
         tenancy: Tenancy,
         tenant: Tenant,
-        stores: Mapping[str, TenantStore],
+        stores: Mapping[str, LifecycleStore],
         retention: Retention,
         wait: Callable[[float], None],
         on_step: Callable[[str], None],
@@ -122,7 +122,7 @@ class _Erasure:
             self._wait(_POLL)
             waited += _POLL
 
-    def _try(self, name: str, store: TenantStore) -> None:
+    def _try(self, name: str, store: LifecycleStore) -> None:
         try:
             self._erased[name] += store.erase(self._tenant)
         except (TenancyError, OSError) as error:
@@ -137,7 +137,7 @@ class _Erasure:
         why = "amounts stay booked under a random alias, without subject"
         return StoreReceipt("ledger", "HIDDEN" if kept else "GONE", kept, why=why if kept else "")
 
-    def _look_again(self, name: str, store: TenantStore) -> StoreReceipt:
+    def _look_again(self, name: str, store: LifecycleStore) -> StoreReceipt:
         erased = self._erased[name]
         if name in self._failed:
             return StoreReceipt(name, "UNVERIFIED", erased, why=self._failed[name])

@@ -14,7 +14,7 @@ from typing import Any
 
 from tenant_middleware.clock import utc
 from tenant_middleware.errors import ConfigurationError, InvalidInput, TenantMismatch
-from tenant_middleware.lifecycle.stores import Books, TenantStore, stores_of
+from tenant_middleware.lifecycle.stores import Books, LifecycleStore, stores_of
 from tenant_middleware.policy import passage
 from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
@@ -25,7 +25,7 @@ _LOADED_AT_ONCE = 200
 
 
 def export_tenant(
-    tenancy: Tenancy, tenant: Tenant, folder: Path, *, stores: Mapping[str, TenantStore] | None = None
+    tenancy: Tenancy, tenant: Tenant, folder: Path, *, stores: Mapping[str, LifecycleStore] | None = None
 ) -> dict[str, Any]:
     """Write everything of a tenant into a folder and return the manifest; an erasure waits for it to end.
 
@@ -55,7 +55,7 @@ def export_tenant(
 
 
 def import_tenant(
-    tenancy: Tenancy, tenant: Tenant, folder: Path, *, stores: Mapping[str, TenantStore] | None = None
+    tenancy: Tenancy, tenant: Tenant, folder: Path, *, stores: Mapping[str, LifecycleStore] | None = None
 ) -> dict[str, int]:
     """Write an export's documents and conversations into a Tenancy, for the tenant it is of; counts by part.
 

@@ -17,7 +17,7 @@ _SHOWN = 10
 REDIS = ("redis://", "rediss://", "redis+cluster://")
 
 
-class TenantStore(Protocol):
+class LifecycleStore(Protocol):
     """A store of the application's own that export and erase include.
 
     `export` yields JSON objects, each with a `key` that is unique in the store. `erase` may be called again after a
@@ -136,7 +136,7 @@ class Books:
             yield {"key": row.call_id, **asdict(row)}
 
 
-def stores_of(tenancy: Tenancy, own: Mapping[str, TenantStore] | None = None) -> dict[str, TenantStore]:
+def stores_of(tenancy: Tenancy, own: Mapping[str, LifecycleStore] | None = None) -> dict[str, LifecycleStore]:
     """The application's own stores and all of a Tenancy's by name, in the order in which they are erased.
 
     Raises InvalidInput for a name that a store of the Tenancy has, which would be left out.
@@ -148,8 +148,8 @@ def stores_of(tenancy: Tenancy, own: Mapping[str, TenantStore] | None = None) ->
     return {**(own or {}), **theirs}
 
 
-def _of_tenancy(tenancy: Tenancy) -> dict[str, TenantStore]:
-    found: dict[str, TenantStore] = {}
+def _of_tenancy(tenancy: Tenancy) -> dict[str, LifecycleStore]:
+    found: dict[str, LifecycleStore] = {}
     for concern, wrap in _WRAPS.items():
         backends = tenancy.backends(concern)
         for number, backend in enumerate(backends):

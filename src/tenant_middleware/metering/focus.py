@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from tenant_middleware.metering.ledger import LedgerRow
 from tenant_middleware.metering.pricing import to_usd
 
-VERSION = "1.4"
 COLUMNS = (
     "BilledCost",
     "BillingAccountId",

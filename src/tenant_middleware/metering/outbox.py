@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -54,10 +53,6 @@ class WriteBehind:
     def flush(self) -> int:
         """Write what is queued now; raises StoreUnavailable and keeps the rows when the ledger fails."""
         return self._queue.flush()
-
-    async def aflush(self) -> int:
-        """`flush`, by awaiting."""
-        return await asyncio.to_thread(self._queue.flush)
 
     def write(self, rows: Iterable[LedgerRow]) -> int:
         """Straight into the ledger: whoever deletes a row elsewhere has to know that it is there."""

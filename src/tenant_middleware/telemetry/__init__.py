@@ -287,7 +287,7 @@ def store_down(store: str) -> None:
     _outages.add(1, {"store": store})
 
 
-def refused(tenant: Tenant, model: str, error: BaseException) -> None:
+def refused(tenant: Tenant, error: BaseException) -> None:
     """Count a refusal, by the rule that decided it."""
     if isinstance(error, Refusal):
         _refusals.add(1, {TENANT: series.label(tenant.id), "code": error.code, "rule": error.rule})

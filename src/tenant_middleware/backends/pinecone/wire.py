@@ -118,11 +118,6 @@ def mine(stamp: str) -> Clause:
     return Clause(STAMP, "$eq", stamp)
 
 
-def missing(error: BaseException) -> bool:
-    """Whether a namespace or index isn't there, which is an answer and no failure."""
-    return isinstance(error, NotFoundError)
-
-
 def ours(error: PineconeError) -> TenancyError:
     """The error to raise instead; the service's own text may quote values and is never repeated."""
     if isinstance(error, UnauthorizedError):

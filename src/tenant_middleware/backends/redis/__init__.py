@@ -1,4 +1,4 @@
-"""Redis: conversations and exact answers; the parts of the admission store."""
+"""Redis: limits and budgets, the fair queue, conversations, exact answers and provider ids."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tenant_middleware.backends.redis.flow import Flow, Nodes, Script, Unreachab
 from tenant_middleware.errors import RateLimited, StoreUnavailable
 
 _log = logging.getLogger(__name__)
-GRANTED, IN_LINE, FULL, NOT_AT_ONCE = 1, 0, -1, -2
+GRANTED, IN_LINE, FULL = 1, 0, -1
 MAX_UNTOLD = 10_000
 SHOWN = 200  # tenants in a view for operators
 
@@ -150,7 +150,7 @@ class SharedPool:
         elif status == FULL:
             waited = float(more[1])
             raise line_full(lease.ticket, int(more[0]), self.rule.terms.caps.max_length, retry_in(waited))
-        else:
+        else:  # not at once, and it may not wait
             raise too_late(lease.ticket, 0.0, retry_in(0.0, float(more[0])))
 
     def park(self, lease: Lease, seconds: float, now: float) -> Flow[None]:

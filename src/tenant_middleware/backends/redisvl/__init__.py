@@ -1,4 +1,4 @@
-"""RedisVL on Redis with the Query Engine: the semantic cache. Import the module of the concern you need."""
+"""Redis with the Query Engine: documents, and the semantic cache on RedisVL. Import the module of the concern."""
 
 from __future__ import annotations
 
