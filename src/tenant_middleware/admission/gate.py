@@ -16,12 +16,12 @@ from tenant_middleware.admission import plan
 from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id, new_nonce
 from tenant_middleware.admission.entry import Entry
 from tenant_middleware.admission.estimate import Learnt
-from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.admission.queue import FairQueue, Slot, Ticket
 from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Granted, Limits, Settlement
 from tenant_middleware.clock import Clock
 from tenant_middleware.context import current_tenant, open_call
 from tenant_middleware.errors import ModelForbidden, RateLimited, TenancyError
+from tenant_middleware.flow import Flow, Op, arun, run
 from tenant_middleware.isolation.provider_state import ProviderState
 from tenant_middleware.metering.ledger import LedgerRow, Status
 from tenant_middleware.metering.pricing import PriceBook, to_nano

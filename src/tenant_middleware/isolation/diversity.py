@@ -21,7 +21,7 @@ def most_diverse(
     query: Sequence[float], candidates: Sequence[Sequence[float]], k: int, balance: float = 0.5
 ) -> list[int]:
     """The indexes of at most `k` candidates, best first, by cosine similarity."""
-    near = [_cosine(query, candidate) for candidate in candidates]
+    near = [cosine(query, candidate) for candidate in candidates]
     alike = [-math.inf] * len(candidates)
     chosen: list[int] = []
     left = set(range(len(candidates)))
@@ -30,7 +30,7 @@ def most_diverse(
         chosen.append(best)
         left.remove(best)
         for index in left:
-            alike[index] = max(alike[index], _cosine(candidates[index], candidates[best]))
+            alike[index] = max(alike[index], cosine(candidates[index], candidates[best]))
     return chosen
 
 
@@ -48,6 +48,7 @@ def _worth(near: float, alike: float, balance: float) -> float:
     return near if alike == -math.inf else balance * near - (1 - balance) * alike
 
 
-def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    """How far two vectors point the same way: 1, 0 at a right angle, -1."""
     product: float = sum(map(mul, a, b))
     return product / (math.hypot(*a) * math.hypot(*b))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from tenant_middleware.flow import adrive, drive
 from tenant_middleware.isolation.filters import Where
 from tenant_middleware.isolation.place import Place, Row
 from tenant_middleware.policy import Isolation
@@ -77,20 +78,10 @@ Flow = Generator[Op, Any, R]
 
 
 def run(flow: Flow[R], driver: Driver) -> R:
-    """Drive a flow by plain calls."""
-    try:
-        op = next(flow)
-        while True:
-            op = flow.send(getattr(driver, op.name)(*op.args))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+    """Run a flow on a driver by plain calls."""
+    return drive(flow, lambda op: getattr(driver, op.name)(*op.args))
 
 
 async def arun(flow: Flow[R], driver: AsyncDriver) -> R:
-    """Drive a flow by awaiting."""
-    try:
-        op = next(flow)
-        while True:
-            op = flow.send(await getattr(driver, op.name)(*op.args))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+    """Run a flow on a driver by awaiting."""
+    return await adrive(flow, lambda op: getattr(driver, op.name)(*op.args))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import mul
 
 from tenant_middleware.errors import InvalidInput, IsolationBreach
-from tenant_middleware.isolation.vectors import Record, Vectors
+from tenant_middleware.flow import Flow, Op, arun, run
+from tenant_middleware.isolation.diversity import cosine
+from tenant_middleware.isolation.vectors import Hit, Record, Vectors
 from tenant_middleware.tenant import Tenant
 
 LOW_RECALL = 0.95
@@ -51,47 +51,37 @@ def probe_records(dimension: int) -> tuple[Record, Record]:
 
 def verify_isolation(vectors: Vectors, dimension: int, pair: tuple[Tenant, Tenant] | None = None) -> None:
     """Plant a probe for each of two tenants and raise IsolationBreach unless the store keeps them apart."""
-    a, b = pair or probe_pair()
-    first, second = probe_records(dimension)
-    try:
-        vectors.upsert(a, [first])
-        vectors.upsert(b, [second])
-        for tenant, own in ((a, first), (b, second)):
-            found = [hit.text for hit in vectors.query(tenant, own.vector, 5)]
-            judge("search", found, own)
-            judge("filtered search", [hit.text for hit in vectors.query(tenant, own.vector, 5, _EITHER)], own)
-            judge("fetch", [record.text for record in vectors.fetch(tenant, [_ID])], own)
-        vectors.delete(a, [_ID])
-        judge("delete", [record.text for record in vectors.fetch(b, [_ID])], second)
-    finally:
-        vectors.erase(a)
-        vectors.erase(b)
+    run(_verified(vectors, dimension, pair or probe_pair()))
 
 
 async def averify_isolation(vectors: Vectors, dimension: int, pair: tuple[Tenant, Tenant] | None = None) -> None:
     """`verify_isolation`, by awaiting."""
-    a, b = pair or probe_pair()
+    await arun(_verified(vectors, dimension, pair or probe_pair()))
+
+
+def _verified(vectors: Vectors, dimension: int, pair: tuple[Tenant, Tenant]) -> Flow[None]:
+    a, b = pair
     first, second = probe_records(dimension)
     try:
-        await vectors.aupsert(a, [first])
-        await vectors.aupsert(b, [second])
+        yield Op(vectors, "upsert", (a, [first]))
+        yield Op(vectors, "upsert", (b, [second]))
         for tenant, own in ((a, first), (b, second)):
-            judge("search", [hit.text for hit in await vectors.aquery(tenant, own.vector, 5)], own)
-            judge("filtered search", [hit.text for hit in await vectors.aquery(tenant, own.vector, 5, _EITHER)], own)
-            judge("fetch", [record.text for record in await vectors.afetch(tenant, [_ID])], own)
-        await vectors.adelete(a, [_ID])
-        judge("delete", [record.text for record in await vectors.afetch(b, [_ID])], second)
+            judge("search", (yield Op(vectors, "query", (tenant, own.vector, 5))), own)
+            judge("filtered search", (yield Op(vectors, "query", (tenant, own.vector, 5, _EITHER))), own)
+            judge("fetch", (yield Op(vectors, "fetch", (tenant, [_ID]))), own)
+        yield Op(vectors, "delete", (a, [_ID]))
+        judge("delete", (yield Op(vectors, "fetch", (b, [_ID]))), second)
     finally:
-        await vectors.aerase(a)
-        await vectors.aerase(b)
+        yield Op(vectors, "erase", (a,))
+        yield Op(vectors, "erase", (b,))
 
 
 _EITHER = {"$or": [{"probe": "a"}, {"probe": "b"}]}
 
 
-def judge(step: str, found: Sequence[str], own: Record) -> None:
+def judge(step: str, found: Sequence[Hit | Record], own: Record) -> None:
     """One probe's answer: its own record, and nothing else."""
-    if list(found) != [own.text]:
+    if [each.text for each in found] != [own.text]:
         came = "nothing" if not found else f"{len(found)} records"
         raise IsolationBreach(
             f"verify_isolation: {step} should find one tenant's own probe alone and found {came}; this store can't "
@@ -103,27 +93,32 @@ def recall_check(
     vectors: Vectors, tenant: Tenant, *, k: int = 5, samples: int = 20, most: int = 10_000, seed: int = 0
 ) -> RecallReport:
     """Compare the index's answers with exact search over one tenant's records, asking for the records themselves."""
-    if samples < 1:
-        raise InvalidInput(f"recall_check: expected at least 1 sample, got {samples}")
     records = list(islice(vectors.export(tenant), most))
-    asked = random.Random(seed).sample(records, min(samples, len(records)))
-    answers = [[hit.id for hit in vectors.query(tenant, record.vector, k)] for record in asked]
-    return report(records, asked, answers, k)
+    return run(_recalled(vectors, tenant, records, k, samples, seed))
 
 
 async def arecall_check(
     vectors: Vectors, tenant: Tenant, *, k: int = 5, samples: int = 20, most: int = 10_000, seed: int = 0
 ) -> RecallReport:
     """`recall_check`, by awaiting."""
-    if samples < 1:
-        raise InvalidInput(f"recall_check: expected at least 1 sample, got {samples}")
     records: list[Record] = []
     async for record in vectors.aexport(tenant):
         records.append(record)
         if len(records) >= most:
             break
+    return await arun(_recalled(vectors, tenant, records, k, samples, seed))
+
+
+def _recalled(
+    vectors: Vectors, tenant: Tenant, records: list[Record], k: int, samples: int, seed: int
+) -> Flow[RecallReport]:
+    if samples < 1:
+        raise InvalidInput(f"recall_check: expected at least 1 sample, got {samples}")
     asked = random.Random(seed).sample(records, min(samples, len(records)))
-    answers = [[hit.id for hit in await vectors.aquery(tenant, record.vector, k)] for record in asked]
+    answers: list[list[str]] = []
+    for record in asked:
+        hits: list[Hit] = yield Op(vectors, "query", (tenant, record.vector, k), whole=False)
+        answers.append([hit.id for hit in hits])
     return report(records, asked, answers, k)
 
 
@@ -133,7 +128,7 @@ def report(
     """The share of true neighbours that were found, over all questions; 1.0 where there is nothing to find."""
     found = wanted = 0
     for question, answer in zip(asked, answers, strict=True):
-        scores = {record.id: _cosine(question.vector, record.vector) for record in records}
+        scores = {record.id: cosine(question.vector, record.vector) for record in records}
         bound = min(k, len(records))
         worst = sorted(scores.values(), reverse=True)[bound - 1]
         # Equal scores are equally right, whichever of them the index returns; 1e-6 is the store's 32-bit rounding.
@@ -151,8 +146,3 @@ def _advice(recall: float) -> str | None:
         "(ef_runtime), or move the tenant from 'filter' to 'namespace' or 'silo', where only its own records are "
         "searched"
     )
-
-
-def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    product: float = sum(map(mul, a, b))
-    return product / (math.hypot(*a) * math.hypot(*b))

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import InvalidInput, PartialWrite, Refusal, TenancyError, missing_extra
+from tenant_middleware.flow import Flow, Op, arun, run
 from tenant_middleware.isolation.place import check_k, check_metadata
 from tenant_middleware.isolation.vectors import Record
 from tenant_middleware.langchain.documents import prepared, records

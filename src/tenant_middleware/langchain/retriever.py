@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field
 
-from tenant_middleware.admission.flow import Flow, arun, run
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import missing_extra
+from tenant_middleware.flow import Flow, arun, run
 from tenant_middleware.isolation.filters import both
 from tenant_middleware.isolation.options import refuse_unknown
 from tenant_middleware.isolation.vectors import Hit

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tenant_middleware.admission.flow import Flow, Op
 from tenant_middleware.errors import InvalidInput, missing_extra
+from tenant_middleware.flow import Flow, Op
 from tenant_middleware.isolation.diversity import check_balance, diverse_hits
 from tenant_middleware.isolation.filters import parse
 from tenant_middleware.isolation.place import check_k, check_vector

@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self
 from uuid import uuid4
 
-from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import ConfigurationError, InvalidInput, missing_extra
+from tenant_middleware.flow import Flow, Op, arun, run
 from tenant_middleware.isolation.options import refuse_unknown
 from tenant_middleware.isolation.place import check_k
 from tenant_middleware.isolation.vectors import Hit, Vectors

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
-from tenant_middleware.admission.flow import Flow, Op, arun, run
 from tenant_middleware.context import bind, current_tenant
 from tenant_middleware.errors import ConfigurationError, InvalidInput, missing_extra
+from tenant_middleware.flow import Flow, Op, arun, run
 from tenant_middleware.isolation.diversity import diverse_hits
 from tenant_middleware.isolation.options import refuse_unknown
 from tenant_middleware.isolation.place import MAX_K, check_id, check_ids, check_vector

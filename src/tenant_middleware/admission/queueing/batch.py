@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from tenant_middleware.admission.call import new_call_id
-from tenant_middleware.admission.flow import to_its_end
 from tenant_middleware.admission.queue import Slot, Ticket
 from tenant_middleware.clock import Clock
 from tenant_middleware.context import scope
 from tenant_middleware.errors import BudgetBusy, RateLimited
+from tenant_middleware.flow import to_its_end
 from tenant_middleware.tenant import Tenant
 
 R = TypeVar("R")

@@ -21,6 +21,7 @@ from tenant_middleware.backends.pinecone import wire
 from tenant_middleware.backends.pinecone.steps import Ask, Flow, Sleep
 from tenant_middleware.clock import Clock
 from tenant_middleware.errors import TenancyError
+from tenant_middleware.flow import adrive, drive
 
 R = TypeVar("R")
 WORKERS = 32
@@ -39,22 +40,13 @@ class Clients:
     def run(self, flow: Flow[R]) -> R:
         """Drive a flow by plain calls; the SDK's errors leave as ours, without their text."""
         try:
-            op = next(flow)
-            while True:
-                result, failed = None, None
-                try:
-                    if isinstance(op, Sleep):
-                        self._clock.sleep(op.seconds)
-                    else:
-                        result = self._call(op)
-                except PineconeError as error:
-                    failed = error
-                op = flow.send(result) if failed is None else flow.throw(failed)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+            return drive(flow, self._do)
         except PineconeError as error:
             refusal: TenancyError = wire.ours(error)
         raise refusal  # outside every handler: the service's text may quote values, and would come along
+
+    def _do(self, step: Ask | Sleep) -> Any:
+        return self._clock.sleep(step.seconds) if isinstance(step, Sleep) else self._call(step)
 
     def _call(self, ask: Ask) -> Any:
         method = self._method(ask)
@@ -142,22 +134,13 @@ class AsyncClients:
     async def run(self, flow: Flow[R]) -> R:
         """Drive a flow by awaiting; the SDK's errors leave as ours, without their text."""
         try:
-            op = next(flow)
-            while True:
-                result, failed = None, None
-                try:
-                    if isinstance(op, Sleep):
-                        await self._clock.asleep(op.seconds)
-                    else:
-                        result = await self._call(op)
-                except PineconeError as error:
-                    failed = error
-                op = flow.send(result) if failed is None else flow.throw(failed)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+            return await adrive(flow, self._do)
         except PineconeError as error:
             refusal: TenancyError = wire.ours(error)
         raise refusal  # outside every handler: the service's text may quote values, and would come along
+
+    async def _do(self, step: Ask | Sleep) -> Any:
+        return await (self._clock.asleep(step.seconds) if isinstance(step, Sleep) else self._call(step))
 
     async def _call(self, ask: Ask) -> Any:
         mine = self._loops.setdefault(asyncio.get_running_loop(), _Loop())

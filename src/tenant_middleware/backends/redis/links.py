@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from tenant_middleware.backends.redis.flow import Address, Command, Flow, Pause, Send, Step, unavailable
-from tenant_middleware.errors import SettingsError, StoreUnavailable, missing_extra
+from tenant_middleware.errors import SettingsError, missing_extra
+from tenant_middleware.flow import adrive, drive
 
 try:
     from hiredis import pack_command
@@ -58,45 +59,29 @@ class Links:
 
     def run(self, flow: Flow[R]) -> R:
         """Drive a flow in this thread."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    result = self._do(step)
-                except (StoreUnavailable, RedisError, OSError) as error:
-                    step = flow.throw(_ours(error))
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+        return drive(flow, self._do)
 
     async def arun(self, flow: Flow[R]) -> R:
         """Drive a flow on this event loop."""
-        try:
-            step = next(flow)
-            while True:
-                try:
-                    result = await self._ado(step)
-                except (StoreUnavailable, RedisError, OSError) as error:
-                    step = flow.throw(_ours(error))
-                else:
-                    step = flow.send(result)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+        return await adrive(flow, self._ado)
 
     def _do(self, step: Step) -> Any:
-        if isinstance(step, Send):
-            return self._exchange(*step)
-        if isinstance(step, Pause):
-            return time.sleep(step.seconds)
-        return step.work()
+        try:
+            if isinstance(step, Send):
+                return self._exchange(*step)
+            return time.sleep(step.seconds) if isinstance(step, Pause) else step.work()
+        except (RedisError, OSError) as error:
+            refusal = unavailable(error)
+        raise refusal
 
     async def _ado(self, step: Step) -> Any:
-        if isinstance(step, Send):
-            return await self.pipeline(step.node).send(step.commands)
-        if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
-        return await asyncio.to_thread(step.work)
+        try:
+            if isinstance(step, Send):
+                return await self.pipeline(step.node).send(step.commands)
+            return await (asyncio.sleep(step.seconds) if isinstance(step, Pause) else asyncio.to_thread(step.work))
+        except (RedisError, OSError) as error:
+            refusal = unavailable(error)
+        raise refusal
 
     def _exchange(self, node: Address, commands: Sequence[Command]) -> list[Any]:
         pool = self._pool(node)
@@ -199,7 +184,7 @@ class Pipeline:
             except (RedisError, OSError, TimeoutError) as error:
                 for _, future in batch:
                     if not future.done():
-                        future.set_exception(_ours(error))
+                        future.set_exception(unavailable(error))
             except BaseException:
                 for _, future in batch:
                     future.cancel()
@@ -257,7 +242,3 @@ async def _areply(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
-
-
-def _ours(error: BaseException) -> StoreUnavailable:
-    return error if isinstance(error, StoreUnavailable) else unavailable(error)

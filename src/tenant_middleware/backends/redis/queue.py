@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tenant_middleware.admission.flow import to_its_end
 from tenant_middleware.admission.queue import PoolState, Slot, Ticket
 from tenant_middleware.admission.queueing.batch import Batches
 from tenant_middleware.admission.queueing.in_process import InProcessQueue
@@ -25,6 +24,7 @@ from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.shared_pool import Lease, Server, SharedPool
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.flow import to_its_end
 from tenant_middleware.policy import WhenDown
 from tenant_middleware.tenant import Tenant
 

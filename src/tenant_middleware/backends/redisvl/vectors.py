@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 from tenant_middleware.backends.redis.clients import Clients, unavailable
 from tenant_middleware.backends.redisvl.vector_steps import METRICS, STORE, Batch, Command, Flow, Setup, Steps
 from tenant_middleware.errors import ConfigurationError, TenancyError, missing_extra
+from tenant_middleware.flow import adrive, drive
 from tenant_middleware.isolation.filters import check_field
 from tenant_middleware.isolation.scoped import IsolationFor, ScopedVectors
 from tenant_middleware.isolation.stepped import AsyncSteppedDriver, SteppedDriver
@@ -82,16 +83,7 @@ class _Runner:
     def run(self, flow: Flow[R]) -> R:
         client = self._clients.sync
         try:
-            op = next(flow)
-            while True:
-                result, failed = None, None
-                try:
-                    result = self._sent(client, op)
-                except (RedisError, OSError) as error:
-                    failed = error
-                op = flow.send(result) if failed is None else flow.throw(failed)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+            return drive(flow, lambda step: self._sent(client, step))
         except (RedisError, OSError) as error:
             refusal: TenancyError = unavailable(STORE, error)
         raise refusal  # outside every handler: the client's text may hold content
@@ -101,16 +93,7 @@ class _Runner:
         try:
             if self._clients.in_cluster:
                 await client.initialize()  # at most once: who has which slot is known before a node is picked
-            op = next(flow)
-            while True:
-                result, failed = None, None
-                try:
-                    result = await self._sent(client, op)
-                except (RedisError, OSError) as error:
-                    failed = error
-                op = flow.send(result) if failed is None else flow.throw(failed)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # a generator's return value is untyped here
+            return await adrive(flow, lambda step: self._sent(client, step))
         except (RedisError, OSError) as error:
             refusal: TenancyError = unavailable(STORE, error)
         raise refusal  # outside every handler: the client's text may hold content
