@@ -16,11 +16,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tenant_middleware.backends import sql_schema
 from tenant_middleware.backends.in_memory.ledger import InMemoryLedger
-from tenant_middleware.backends.sql import SqlLedger
-from tenant_middleware.backends.sql_observations import SqlObservations
-from tenant_middleware.backends.sql_standing import SqlStandings
+from tenant_middleware.backends.sql import SqlLedger, schema
+from tenant_middleware.backends.sql.observations import SqlObservations
+from tenant_middleware.backends.sql.standing import SqlStandings
 from tenant_middleware.errors import ConfigurationError, SettingsError, StoreUnavailable
 from tenant_middleware.local import local_postgres
 from tenant_middleware.metering.ledger import Ledger
@@ -28,7 +27,7 @@ from tenant_middleware.metering.outbox import WriteBehind
 from tenant_middleware.testing.ledger import LedgerContract, entry
 from tests.metering.faults import full
 
-MIGRATIONS = Path(sql_schema.__file__).parent / "migrations"
+MIGRATIONS = Path(schema.__file__).parent / "migrations"
 
 
 class TestInMemory(LedgerContract):
@@ -77,7 +76,7 @@ class TestPostgres(LedgerContract):
         books = SqlLedger(postgres)
         yield books
         with books._engine.begin() as connection:
-            connection.execute(sa.delete(sql_schema.ROWS))
+            connection.execute(sa.delete(schema.ROWS))
         books.close()
 
 
@@ -114,7 +113,7 @@ def _is_up_to_date(url: str) -> None:
             connection,
             opts={"include_name": lambda name, kind, _: kind != "table" or name == "tenant_ledger"},
         )
-        assert compare_metadata(context, sql_schema.METADATA) == []
+        assert compare_metadata(context, schema.METADATA) == []
     books.close()
 
 
@@ -134,7 +133,7 @@ def test_an_older_postgres_is_migrated_to_what_the_code_describes(postgres: str)
 def test_the_code_names_the_newest_revision() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    assert ScriptDirectory.from_config(config).get_current_head() == sql_schema.REVISION
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.REVISION
 
 
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:

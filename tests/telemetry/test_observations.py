@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenant_middleware import StoreUnavailable, Tenant
-from tenant_middleware.backends.sql_observations import SqlObservations
+from tenant_middleware.backends.sql.observations import SqlObservations
 from tenant_middleware.metering.observations import Observations, Observed, bucket, counts_of, middle, quantile
 from tenant_middleware.testing import ManualClock
 

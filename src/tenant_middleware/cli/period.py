@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import typer
 
 from tenant_middleware.backends.sql import SqlLedger
-from tenant_middleware.backends.sql_observations import SqlObservations
+from tenant_middleware.backends.sql.observations import SqlObservations
 from tenant_middleware.settings import seconds_of
 
 

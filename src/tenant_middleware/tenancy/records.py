@@ -32,7 +32,7 @@ def open_ledger(settings: Settings, observations: Observations | None) -> tuple[
 
 def open_standings(settings: Settings, policy: Policy) -> tuple[StandingStore, Watch]:
     """Who is suspended, kept beside the ledger, and what tells the policy of it."""
-    from tenant_middleware.backends.sql_standing import SqlStandings
+    from tenant_middleware.backends.sql.standing import SqlStandings
 
     url = settings.backends.ledger
     store = SqlStandings(url)
@@ -45,7 +45,7 @@ def open_observations(settings: Settings, policy: Policy, clock: Clock) -> Obser
     telemetry.series.named(chosen.named_tenants)
     if not chosen.record:
         return None
-    from tenant_middleware.backends.sql_observations import SqlObservations
+    from tenant_middleware.backends.sql.observations import SqlObservations
 
     store = SqlObservations(settings.backends.ledger)
     seen = Observations(store, clock, knows=policy.admits, window=chosen.window, keep=chosen.keep)

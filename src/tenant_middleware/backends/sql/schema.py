@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tenant_middleware.backends.sql_engine import alone
+from tenant_middleware.backends.sql.store import alone
 from tenant_middleware.errors import ConfigurationError
 
 METADATA = sa.MetaData()

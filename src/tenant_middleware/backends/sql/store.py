@@ -1,16 +1,19 @@
-"""Connections to SQLite and Postgres through SQLAlchemy, and their failures in words of ours."""
+"""Connections to SQLite and Postgres through SQLAlchemy, transactions on them, and their failures in words of ours."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -129,12 +132,50 @@ def alone(connection: sa.Connection) -> None:
 
 def make_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
     """Make what is missing; several workers may open a new database at once."""
+    with engine.connect() as connection:
+        if set(tables.tables) <= set(sa.inspect(connection).get_table_names()):
+            return
+    with engine.begin() as connection:
+        alone(connection)
+        tables.create_all(connection)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What the database raises leaves as ours."""
     try:
-        with engine.connect() as connection:
-            if set(tables.tables) <= set(sa.inspect(connection).get_table_names()):
-                return
-        with engine.begin() as connection:
-            alone(connection)
-            tables.create_all(connection)
+        yield
     except SQLAlchemyError as error:
         raise clear_error(error) from error
+
+
+class SqlStore:
+    """What every store behind a SQLAlchemy URL has: its engine, transactions, and an end.
+
+    `prepare` makes the tables. A database that is locked, full, corrupted or gone raises StoreUnavailable; `timeout`
+    bounds the wait in seconds.
+    """
+
+    def __init__(self, url: str, timeout: float, prepare: Callable[[sa.Engine], None]) -> None:
+        self._engine = open_engine(url, timeout)
+        # One connection serves every thread of an in-memory database: transactions must not interleave on it.
+        self._in_turn = threading.Lock() if in_memory_database(url) else nullcontext()
+        try:
+            with clear_errors():
+                prepare(self._engine)
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def _insert_into(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+        """An insert that can say what to do about a row that is there."""
+        return postgresql.insert(table) if self._engine.dialect.name == "postgresql" else sqlite.insert(table)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with clear_errors(), self._in_turn, self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the connections; an in-memory database is gone then."""
+        self._engine.dispose()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 
-from tenant_middleware.backends.sql_engine import clear_error, make_tables, open_engine
+from tenant_middleware.backends.sql.store import SqlStore, make_tables
 from tenant_middleware.isolation.standing import Standing
 
 _METADATA = sa.MetaData()
@@ -27,22 +23,16 @@ TABLE = sa.Table(
 _STANDING = (TABLE.c.state, TABLE.c.since, TABLE.c.exporting, TABLE.c.detail)
 
 
-class SqlStandings:
+class SqlStandings(SqlStore):
     """A StandingStore behind the ledger's SQLAlchemy URL."""
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        self._engine = open_engine(url, timeout)
-        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
-        fresh = insert(TABLE)
+        super().__init__(url, timeout, lambda engine: make_tables(engine, _METADATA))
+        fresh = self._insert_into(TABLE)
         changed = {name: fresh.excluded[name] for name in ("state", "since", "detail")}
         self._put = fresh.on_conflict_do_update(index_elements=["tenant_id"], set_=changed)
         beaten = {"exporting": fresh.excluded.exporting}
         self._beat = fresh.on_conflict_do_update(index_elements=["tenant_id"], set_=beaten)
-        try:
-            make_tables(self._engine, _METADATA)
-        except BaseException:
-            self._engine.dispose()
-            raise
 
     def put(self, tenant_id: str, standing: Standing) -> None:
         row = {"tenant_id": tenant_id, **standing._asdict()}
@@ -72,14 +62,3 @@ class SqlStandings:
     def remove(self, tenant_id: str) -> None:
         with self._transaction() as connection:
             connection.execute(sa.delete(TABLE).where(TABLE.c.tenant_id == tenant_id))
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise clear_error(error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import context
 
-from tenant_middleware.backends.sql_schema import METADATA
+from tenant_middleware.backends.sql.schema import METADATA
 
 
 def _run(connection: sa.Connection) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from operator import itemgetter
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 
-from tenant_middleware.backends.sql_engine import clear_error, make_tables, open_engine
+from tenant_middleware.backends.sql.store import SqlStore, make_tables
 from tenant_middleware.metering.observations import Observed
 
 _METADATA = sa.MetaData()
@@ -26,21 +23,15 @@ TABLE = sa.Table(
 )
 
 
-class SqlObservations:
+class SqlObservations(SqlStore):
     """An ObservationStore behind the ledger's SQLAlchemy URL; several workers add to the same counts."""
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        self._engine = open_engine(url, timeout)
-        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
-        fresh = insert(TABLE)
+        super().__init__(url, timeout, lambda engine: make_tables(engine, _METADATA))
+        fresh = self._insert_into(TABLE)
         self._add = fresh.on_conflict_do_update(
             index_elements=[*TABLE.primary_key.columns], set_={"times": TABLE.c.times + fresh.excluded.times}
         )
-        try:
-            make_tables(self._engine, _METADATA)
-        except BaseException:
-            self._engine.dispose()
-            raise
 
     def add(self, rows: Sequence[Observed]) -> None:
         # Sorted, so that two workers take their locks in one order.
@@ -70,14 +61,3 @@ class SqlObservations:
         """Delete a tenant's counts; returns how many rows that were."""
         with self._transaction() as connection:
             return connection.execute(sa.delete(TABLE).where(TABLE.c.tenant_id == tenant_id)).rowcount
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise clear_error(error) from error
