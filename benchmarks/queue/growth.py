@@ -18,10 +18,10 @@ from tenant_middleware.admission.queueing.pool import Pool
 from tenant_middleware.admission.queueing.pools import PoolRule
 from tenant_middleware.admission.queueing.signal import ThreadSignal
 from tenant_middleware.admission.queueing.terms import PoolTerms
-from tenant_middleware.backends.redis.flow import Flow, Nodes
 from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.queue import _SCRIPT
 from tenant_middleware.backends.redis.shared_pool import Lease, Server, SharedPool
+from tenant_middleware.backends.redis.steps import Flow, Nodes
 from tenant_middleware.local import local_redis
 from tenant_middleware.tenant import Tenant
 

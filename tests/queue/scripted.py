@@ -7,10 +7,10 @@ from redis import Redis
 from tenant_middleware.admission.queue import Ticket
 from tenant_middleware.admission.queueing.pools import PoolRule
 from tenant_middleware.admission.queueing.signal import ThreadSignal
-from tenant_middleware.backends.redis.flow import Nodes
 from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.queue import _SCRIPT
 from tenant_middleware.backends.redis.shared_pool import Lease, Server, SharedPool
+from tenant_middleware.backends.redis.steps import Nodes
 from tenant_middleware.tenant import Tenant
 
 FOREVER = 1e9

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tenant_middleware import telemetry
@@ -17,9 +16,19 @@ from tenant_middleware.admission.breaker import Breaker
 from tenant_middleware.admission.period import Span, span_at
 from tenant_middleware.admission.store import Ask, Balance, Denied, Granted, Limits, Settlement
 from tenant_middleware.backends.redis import drain, wire
-from tenant_middleware.backends.redis.flow import Elsewhere, Flow, Nodes, Script, Unreachable, call, commands, contact
 from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.outage import Outage
+from tenant_middleware.backends.redis.steps import (
+    Elsewhere,
+    Flow,
+    Nodes,
+    RunScript,
+    Unreachable,
+    call,
+    call_again,
+    commands,
+    contact,
+)
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.errors import StoreUnavailable
 from tenant_middleware.metering.ledger import Ledger, LedgerRow
@@ -27,7 +36,6 @@ from tenant_middleware.policy import Period, WhenDown
 from tenant_middleware.tenant import Tenant
 
 _log = logging.getLogger(__name__)
-_SCRIPT = Path(__file__).with_name("admission.lua")
 _MAX_KEYS = 10_000
 # Rebuilding competes with workers that settle; each try reads what the last one missed.
 _TRIES = 10
@@ -63,15 +71,12 @@ class RedisAdmission:
         self.breaker = Breaker()
         self._ledger = ledger
         self._clock, self._is_barred = clock, is_barred
-        self._script = Script(_SCRIPT)
+        self._script = RunScript("admission.lua")
         self._marker_ttl = str(max(1, round(marker_ttl)))
         self._outage = Outage(clock or SystemClock(), record, when_down, workers)
         self._spans: dict[Period, Span] = {}
         self._keys: dict[str, wire.TenantKeys] = {}
-        try:
-            self.links.run(contact(self.nodes))
-        except StoreUnavailable as error:
-            _log.warning("starting without Redis: %s", error)
+        self.links.run(contact(self.nodes))
 
     # What callers use: the flow, driven by this thread or this loop.
 
@@ -242,7 +247,7 @@ class RedisAdmission:
         names = self._keys_of(tenant).for_call(call_id)
         for _ in range(_TRIES):
             args = [*wire.head(op, self._now(), call_id, self._span(limits.period)), *rest]
-            reply = yield from self._patiently(names, args)
+            reply = yield from call_again(self.nodes, self._script, names, args)
             if reply[0] == b"P":
                 self._spans[limits.period] = span_at(float(reply[1]), limits.period)
             elif reply[0] == b"U":
@@ -250,15 +255,6 @@ class RedisAdmission:
             else:
                 return reply
         raise StoreUnavailable("the tenant's budget could not be rebuilt", store="admission", retry_after=1.0)
-
-    def _patiently(self, names: tuple[str, ...], args: list[str]) -> Flow[Any]:
-        """A reply that was lost on the way is asked for again, once: each operation is idempotent."""
-        try:
-            return (yield from call(self.nodes, self._script, names, args))
-        except Unreachable as error:
-            if error.slow:
-                raise
-        return (yield from call(self.nodes, self._script, names, args))
 
     def _rebuild(self, tenant: Tenant, limits: Limits) -> Flow[None]:
         """Make the account from the books: rows that wait in the stream are written first, then the sum is taken."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
+from importlib.resources import files
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -59,6 +60,14 @@ class Clients:
             return AsyncRedisCluster.from_url(self._url, **self._options)
         return AsyncRedis.from_url(self._url, retry=AsyncRetry(NoBackoff(), 1), **self._options)
 
+    def run(self, store: str, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """One call of a script; a failure is a StoreUnavailable of `store`."""
+        return reach(store, lambda: script.run(self.sync, keys, args))
+
+    async def arun(self, store: str, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """`run`, by awaiting."""
+        return await areach(store, script.arun(self.here(), keys, args))
+
     def close(self) -> None:
         """Close the sync client; async ones are closed in their loop, by `aclose`."""
         if "sync" in self.__dict__:
@@ -77,19 +86,19 @@ class Clients:
 
 
 class Script:
-    """A Lua script that is sent once and called by its hash."""
+    """A Lua script of this folder that is sent once and called by its hash."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()  # Redis names scripts so
+    def __init__(self, name: str) -> None:
+        self.source = files(__package__).joinpath(name).read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()  # Redis names scripts so
 
-    def run(self, client: Any, keys: list[str], args: list[Any]) -> Any:
+    def run(self, client: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
             return client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return client.eval(self.source, len(keys), *keys, *args)
 
-    async def arun(self, client: Any, keys: list[str], args: list[Any]) -> Any:
+    async def arun(self, client: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
             return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tenant_middleware.backends.redis import wire
-from tenant_middleware.backends.redis.flow import Address, Command, Elsewhere, Flow, Nodes, Send, commands
+from tenant_middleware.backends.redis.steps import Address, Command, Elsewhere, Flow, Nodes, Send, commands
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.metering.ledger import Ledger, LedgerRow
 from tenant_middleware.tenant import Tenant

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
-from tenant_middleware.backends.redis.answers import ANSWERS, CACHE, store_args
-from tenant_middleware.backends.redis.clients import Clients, areach, reach
-from tenant_middleware.isolation.cache import CacheCount, CacheRules, RulesFor, rules_for, stamped, unstamped
+from tenant_middleware.backends.redis.answers import ANSWERS, CACHE, RedisAnswers, store_args
+from tenant_middleware.backends.redis.clients import areach, reach
+from tenant_middleware.isolation.cache import CacheRules, RulesFor, stamped, unstamped
 from tenant_middleware.keys import key
 from tenant_middleware.tenant import Tenant
 
 
-class RedisExactCache:
+class RedisExactCache(RedisAnswers):
     """An ExactCache on Redis; past `max_entries` a tenant's oldest entries go."""
 
     def __init__(self, url: str, *, rules: CacheRules | RulesFor, timeout: float = 5.0) -> None:
-        self._clients = Clients(url, timeout=timeout)
-        self._rules = rules_for(rules)
-        self._seen: Counter[tuple[str, bool]] = Counter()
-
-    def rules_for(self, tenant: Tenant) -> CacheRules:
-        return self._rules(tenant)
+        super().__init__(url, "exact", rules, timeout)
 
     def lookup(self, tenant: Tenant, key: str) -> str | None:
         if not self._rules(tenant).enabled:
@@ -31,13 +24,7 @@ class RedisExactCache:
         rules = self._rules(tenant)
         if rules.enabled:
             args = store_args(rules, {"value": stamped(tenant, key, value)})
-            reach(CACHE, lambda: ANSWERS.run(self._clients.sync, [_list(tenant), _place(tenant, key)], args))
-
-    def clear(self, tenant: Tenant) -> int:
-        return int(reach(CACHE, lambda: ANSWERS.run(self._clients.sync, [_list(tenant)], ["clear"])))
-
-    def count(self, tenant: Tenant) -> CacheCount:
-        return self._count(tenant, reach(CACHE, lambda: ANSWERS.run(self._clients.sync, [_list(tenant)], ["count"])))
+            self._clients.run(CACHE, ANSWERS, [self._list(tenant), _place(tenant, key)], args)
 
     async def alookup(self, tenant: Tenant, key: str) -> str | None:
         if not self._rules(tenant).enabled:
@@ -48,34 +35,12 @@ class RedisExactCache:
         rules = self._rules(tenant)
         if rules.enabled:
             args = store_args(rules, {"value": stamped(tenant, key, value)})
-            await areach(CACHE, ANSWERS.arun(self._clients.here(), [_list(tenant), _place(tenant, key)], args))
-
-    async def aclear(self, tenant: Tenant) -> int:
-        return int(await areach(CACHE, ANSWERS.arun(self._clients.here(), [_list(tenant)], ["clear"])))
-
-    async def acount(self, tenant: Tenant) -> CacheCount:
-        counted = await areach(CACHE, ANSWERS.arun(self._clients.here(), [_list(tenant)], ["count"]))
-        return self._count(tenant, counted)
-
-    def close(self) -> None:
-        """Close the sync connections."""
-        self._clients.close()
-
-    async def aclose(self) -> None:
-        """Close the sync connections and the running loop's."""
-        await self._clients.aclose()
+            await self._clients.arun(CACHE, ANSWERS, [self._list(tenant), _place(tenant, key)], args)
 
     def _opened(self, tenant: Tenant, key: str, raw: bytes | None) -> str | None:
         found = None if raw is None else unstamped(tenant, key, raw)
         self._seen[tenant.id, found is not None] += 1
         return found
-
-    def _count(self, tenant: Tenant, entries: int) -> CacheCount:
-        return CacheCount(entries, self._seen[tenant.id, True], self._seen[tenant.id, False])
-
-
-def _list(tenant: Tenant) -> str:
-    return key(tenant, "exact")
 
 
 def _place(tenant: Tenant, name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, Generic, TypeVar
 
 from tenant_middleware.backends.redis.clients import Clients, Script, areach, reach
@@ -23,7 +22,7 @@ from tenant_middleware.keys import key
 from tenant_middleware.tenant import Tenant
 
 T = TypeVar("T")
-_SCRIPT = Script(files(__package__).joinpath("history.lua").read_text(encoding="utf-8"))
+_SCRIPT = Script("history.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +125,10 @@ class RedisHistory:
         await self._clients.aclose_here()
 
     def _run(self, step: _Step[T]) -> T:
-        return step.read(reach("history", lambda: _SCRIPT.run(self._clients.sync, step.keys, step.args)))
+        return step.read(self._clients.run("history", _SCRIPT, step.keys, step.args))
 
     async def _arun(self, step: _Step[T]) -> T:
-        return step.read(await areach("history", _SCRIPT.arun(self._clients.here(), step.keys, step.args)))
+        return step.read(await self._clients.arun("history", _SCRIPT, step.keys, step.args))
 
     def _append(self, tenant: Tenant, session: str, messages: Sequence[Message]) -> _Step[int]:
         checked = check_messages(messages)

@@ -10,8 +10,8 @@ from typing import Any
 
 from redis import RedisError
 
-from tenant_middleware.backends.redis.flow import Flow
 from tenant_middleware.backends.redis.shared_pool import SharedPool
+from tenant_middleware.backends.redis.steps import Flow
 from tenant_middleware.errors import StoreUnavailable
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from tenant_middleware.backends.redis.flow import Address, Command, Flow, Pause, Send, Step, unavailable
+from tenant_middleware.backends.redis.clients import CLUSTER
+from tenant_middleware.backends.redis.steps import Address, Command, Flow, Pause, Send, Step, unavailable
 from tenant_middleware.errors import SettingsError, missing_extra
 from tenant_middleware.flow import adrive, drive
 
@@ -29,7 +30,6 @@ except ImportError as error:
     raise missing_extra("redis", __name__) from error
 
 R = TypeVar("R")
-CLUSTER = "redis+cluster://"
 # More in one pipeline only makes the last of them wait for the first.
 BATCH = 128
 # While one pipeline waits for its replies, the next one is on its way.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
 from tenant_middleware.backends.in_memory.provider_ids import KEPT, MOST
-from tenant_middleware.backends.redis.clients import Clients, Script, areach, reach
+from tenant_middleware.backends.redis.clients import Clients, Script
 from tenant_middleware.isolation.provider_state import Kind
 from tenant_middleware.keys import encode, key
 from tenant_middleware.tenant import Tenant
 
-_SCRIPT = Script(files(__package__).joinpath("provider_ids.lua").read_text(encoding="utf-8"))
+_SCRIPT = Script("provider_ids.lua")
 _STORE = "provider ids"
 
 
@@ -49,10 +48,10 @@ class RedisProviderIds:
         await self._clients.aclose()
 
     def _run(self, tenant: Tenant, args: list[Any]) -> Any:
-        return reach(_STORE, lambda: _SCRIPT.run(self._clients.sync, [key(tenant, "provider")], args))
+        return self._clients.run(_STORE, _SCRIPT, [key(tenant, "provider")], args)
 
     async def _arun(self, tenant: Tenant, args: list[Any]) -> Any:
-        return await areach(_STORE, _SCRIPT.arun(self._clients.here(), [key(tenant, "provider")], args))
+        return await self._clients.arun(_STORE, _SCRIPT, [key(tenant, "provider")], args)
 
 
 def _member(kind: Kind, name: str) -> str:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from tenant_middleware.admission.queue import PoolState, Slot, Ticket
@@ -18,10 +17,10 @@ from tenant_middleware.admission.queueing.in_process import InProcessQueue
 from tenant_middleware.admission.queueing.pools import OPEN, PoolRule, Pools
 from tenant_middleware.admission.queueing.signal import LoopSignal, ThreadSignal
 from tenant_middleware.backends.redis.clients import Clients
-from tenant_middleware.backends.redis.flow import Flow, Nodes, Script, Send, contact
 from tenant_middleware.backends.redis.keeper import Keeper
 from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.shared_pool import Lease, Server, SharedPool
+from tenant_middleware.backends.redis.steps import Flow, Nodes, RunScript, Send, contact
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.errors import StoreUnavailable
 from tenant_middleware.flow import to_its_end
@@ -29,8 +28,7 @@ from tenant_middleware.policy import WhenDown
 from tenant_middleware.tenant import Tenant
 
 R = TypeVar("R")
-_HERE = Path(__file__).parent
-_SCRIPT = Script(_HERE / "queue.lua", _HERE / "queue_verbs.lua")
+_SCRIPT = RunScript("queue.lua", "queue_verbs.lua")
 _CLOSED = WhenDown()
 
 
@@ -64,7 +62,7 @@ class RedisQueue(Batches):
         self._local = InProcessQueue(self._clock, Pools(_share(rule, workers) for rule in pools.rules))
         self._lock = threading.Lock()
         self._set_up()
-        self._links.run(contact_or_later(self._nodes))
+        self._links.run(contact(self._nodes))
 
     def _set_up(self) -> None:
         self._process = os.getpid()
@@ -226,14 +224,6 @@ class RedisQueue(Batches):
         rule = _CLOSED if self._when_down is None else self._when_down(tenant)
         if rule.limits == "closed":
             raise error
-
-
-def contact_or_later(nodes: Nodes) -> Flow[None]:
-    """Refuse a server that evicts keys; one that is down is tried again by the first call."""
-    try:
-        yield from contact(nodes)
-    except StoreUnavailable:
-        return
 
 
 def _share(rule: PoolRule, workers: int) -> PoolRule:

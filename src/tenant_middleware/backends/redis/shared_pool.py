@@ -20,7 +20,7 @@ from tenant_middleware.admission.queue import LaneState, PoolState, Ticket
 from tenant_middleware.admission.queueing.pools import PoolRule
 from tenant_middleware.admission.queueing.refusals import line_full, retry_in, too_late
 from tenant_middleware.admission.queueing.signal import Signal
-from tenant_middleware.backends.redis.flow import Flow, Nodes, Script, Unreachable, call
+from tenant_middleware.backends.redis.steps import Flow, Nodes, RunScript, Unreachable, call_again
 from tenant_middleware.errors import RateLimited, StoreUnavailable
 
 _log = logging.getLogger(__name__)
@@ -61,16 +61,16 @@ class Lease:
 class Server:
     """The Redis behind all pools; a circuit breaker keeps calls from waiting for one that is down."""
 
-    def __init__(self, nodes: Nodes, script: Script) -> None:
+    def __init__(self, nodes: Nodes, script: RunScript) -> None:
         self._nodes, self._script = nodes, script
         self._breaker = Breaker()
 
     def ask(self, key: str, args: list[str]) -> Flow[Any]:
-        """One step of the script; a reply that was lost is asked for again, once: every verb is idempotent."""
+        """One step of the script, whose every verb is idempotent."""
         if not self._breaker.allows(time.monotonic()):
             raise _down("it was, a moment ago")
         try:
-            reply = yield from self._patiently(key, args)
+            reply = yield from call_again(self._nodes, self._script, [key], args)
         except StoreUnavailable as error:
             slow = isinstance(error, Unreachable) and error.slow
             if self._breaker.failed(time.monotonic(), slow=slow):
@@ -79,14 +79,6 @@ class Server:
             raise _down(type(error).__name__) from None
         self._breaker.worked()
         return reply
-
-    def _patiently(self, key: str, args: list[str]) -> Flow[Any]:
-        try:
-            return (yield from call(self._nodes, self._script, [key], args))
-        except Unreachable as error:
-            if error.slow:
-                raise
-        return (yield from call(self._nodes, self._script, [key], args))
 
 
 def _down(why: str) -> StoreUnavailable:

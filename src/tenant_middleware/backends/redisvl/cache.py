@@ -6,22 +6,19 @@ import asyncio
 import hashlib
 import threading
 from array import array
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tenant_middleware.backends.redis.answers import ANSWERS, CACHE, RedisVersions, store_args
-from tenant_middleware.backends.redis.clients import Clients, areach, reach, unavailable
+from tenant_middleware.backends.redis.answers import ANSWERS, CACHE, RedisAnswers, RedisVersions, store_args
+from tenant_middleware.backends.redis.clients import areach, reach, unavailable
 from tenant_middleware.errors import InvalidInput, IsolationBreach, missing_extra
 from tenant_middleware.isolation.cache import (
-    CacheCount,
     CacheRules,
     KnowledgeVersions,
     Lookup,
     Question,
     RulesFor,
-    rules_for,
     stamped,
     unstamped,
 )
@@ -54,7 +51,7 @@ class _Near:
     distance: float
 
 
-class RedisSemanticCache:
+class RedisSemanticCache(RedisAnswers):
     """A SemanticCache for several workers: one RedisVL index per embedding size, shared by all tenants.
 
     The search runs over one tenant's bucket alone, so its time doesn't grow with the other tenants. Past `max_entries`
@@ -64,25 +61,20 @@ class RedisSemanticCache:
     def __init__(
         self, url: str, *, rules: CacheRules | RulesFor, name: str = "tm_answers", timeout: float = 5.0
     ) -> None:
-        self._clients = Clients(url, timeout=timeout)
+        super().__init__(url, "answers", rules, timeout)
         if self._clients.in_cluster:
             raise InvalidInput(
                 "the semantic cache needs a Redis with the Query Engine and one shard: on a cluster a search sees one "
                 "shard only and doesn't say so; give [backends] cache a URL of its own"
             )
-        self._rules = rules_for(rules)
         self._name = name
         self._versions = RedisVersions(self._clients)
         self._known: set[int] = set()
         self._making = threading.Lock()
-        self._seen: Counter[tuple[str, bool]] = Counter()
 
     @property
     def versions(self) -> KnowledgeVersions:
         return self._versions
-
-    def rules_for(self, tenant: Tenant) -> CacheRules:
-        return self._rules(tenant)
 
     def lookup(self, tenant: Tenant, question: Question) -> Lookup:
         rules = self._rules(tenant)
@@ -97,13 +89,10 @@ class RedisSemanticCache:
             return
         self._make_index(len(question.embedding))
         keys, args = self._entry(tenant, question, rules, answer, version)
-        reach(CACHE, lambda: ANSWERS.run(self._clients.sync, keys, args))
+        self._clients.run(CACHE, ANSWERS, keys, args)
 
     def invalidate(self, tenant: Tenant) -> int:
-        return int(reach(CACHE, lambda: ANSWERS.run(self._clients.sync, [_list(tenant)], ["clear"])))
-
-    def count(self, tenant: Tenant) -> CacheCount:
-        return self._count(tenant, reach(CACHE, lambda: ANSWERS.run(self._clients.sync, [_list(tenant)], ["count"])))
+        return self.clear(tenant)
 
     async def alookup(self, tenant: Tenant, question: Question) -> Lookup:
         rules = self._rules(tenant)
@@ -118,22 +107,10 @@ class RedisSemanticCache:
             return
         await self._amake_index(len(question.embedding))
         keys, args = self._entry(tenant, question, rules, answer, version)
-        await areach(CACHE, ANSWERS.arun(self._clients.here(), keys, args))
+        await self._clients.arun(CACHE, ANSWERS, keys, args)
 
     async def ainvalidate(self, tenant: Tenant) -> int:
-        return int(await areach(CACHE, ANSWERS.arun(self._clients.here(), [_list(tenant)], ["clear"])))
-
-    async def acount(self, tenant: Tenant) -> CacheCount:
-        counted = await areach(CACHE, ANSWERS.arun(self._clients.here(), [_list(tenant)], ["count"]))
-        return self._count(tenant, counted)
-
-    def close(self) -> None:
-        """Close the sync connections."""
-        self._clients.close()
-
-    async def aclose(self) -> None:
-        """Close the sync connections and the running loop's."""
-        await self._clients.aclose()
+        return await self.aclear(tenant)
 
     def _index(self, dims: int) -> str:
         return f"{self._name}_{dims}"
@@ -217,15 +194,7 @@ class RedisSemanticCache:
             "bucket": question.bucket,
             "version": version,
         }
-        return [_list(tenant), place], store_args(rules, fields)
-
-    def _count(self, tenant: Tenant, entries: int) -> CacheCount:
-        return CacheCount(entries, self._seen[tenant.id, True], self._seen[tenant.id, False])
-
-
-@lru_cache(maxsize=4096)
-def _list(tenant: Tenant) -> str:
-    return key(tenant, "answers")
+        return [self._list(tenant), place], store_args(rules, fields)
 
 
 @lru_cache(maxsize=4096)

@@ -7,8 +7,9 @@ work of another backend. It decides redirects, retries and reloading of the scri
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
+from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
 from redis.crc import key_slot
@@ -27,6 +28,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tenant_middleware.errors import SettingsError, StoreUnavailable
 
+_log = logging.getLogger(__name__)
 R = TypeVar("R")
 Command = Sequence[Any]
 Address = tuple[str, int]
@@ -81,11 +83,11 @@ class Nodes:
         return sorted({self.first, *self.slots.values()})
 
 
-class Script:
+class RunScript:
     """A script's text for one run of a server. Its hash names that run, so it is unknown to the next one."""
 
-    def __init__(self, *paths: Path) -> None:
-        self._source = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    def __init__(self, *names: str) -> None:
+        self._source = "\n".join(files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names)
         self._by_run: dict[str, tuple[str, str]] = {}
 
     def of(self, run: str) -> tuple[str, str]:
@@ -98,7 +100,7 @@ class Script:
         return found
 
 
-def call(nodes: Nodes, script: Script, keys: Sequence[str], args: Sequence[str]) -> Flow[Any]:
+def call(nodes: Nodes, script: RunScript, keys: Sequence[str], args: Sequence[str]) -> Flow[Any]:
     """One script call, wherever its slot is now; by hash, and by text where the server doesn't know the hash."""
     node, by_text, asking = nodes.of(keys[0]), False, False
     for _ in range(PATIENCE):
@@ -121,6 +123,16 @@ def call(nodes: Nodes, script: Script, keys: Sequence[str], args: Sequence[str])
     raise StoreUnavailable("the cluster kept moving this tenant's slot", store="admission", retry_after=1.0)
 
 
+def call_again(nodes: Nodes, script: RunScript, keys: Sequence[str], args: Sequence[str]) -> Flow[Any]:
+    """`call` of an idempotent operation: a reply that was lost on the way, and not late, is asked for again, once."""
+    try:
+        return (yield from call(nodes, script, keys, args))
+    except Unreachable as error:
+        if error.slow:
+            raise
+    return (yield from call(nodes, script, keys, args))
+
+
 def commands(nodes: Nodes, key: str, sent: Sequence[Command], *, allow: str = "\n") -> Flow[list[Any]]:
     """Plain commands on one tenant's keys, wherever its slot is now.
 
@@ -140,8 +152,11 @@ def commands(nodes: Nodes, key: str, sent: Sequence[Command], *, allow: str = "\
 
 
 def contact(nodes: Nodes) -> Flow[None]:
-    """The first contact: is the server there, and will it keep what it is told?"""
-    yield from _run_of(nodes, nodes.first)
+    """The first contact: will the server keep what it is told? One that is down is tried again by the first call."""
+    try:
+        yield from _run_of(nodes, nodes.first)
+    except StoreUnavailable as error:
+        _log.warning("starting without Redis: %s", error)
 
 
 def _run_of(nodes: Nodes, node: Address) -> Flow[str]:
