@@ -15,6 +15,8 @@ from tenant_middleware.tenant import Tenant
 
 # Role, separators and name of one chat message, in every template we know.
 MESSAGE_TOKENS = 8
+# An image, sound or file: providers charge by size, not by the length of its base64 text.
+MEDIA_TOKENS = 2_000
 
 _WORDS = bytes(range(ord("A"), ord("Z") + 1)) + bytes(range(ord("a"), ord("z") + 1)) + b" \t\r\n"
 _HIGH = bytes(range(0x80, 0x100))

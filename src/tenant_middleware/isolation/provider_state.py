@@ -121,6 +121,16 @@ def own_user(secret: bytes, tenant: Tenant, name: object) -> str:
     return f"{mine}{fingerprint(secret, tenant, f'user {name}')[:32]}"
 
 
+def refuse_unchecked(tenant: Tenant, request: Mapping[str, Any]) -> None:
+    """Raise ForeignReference for what only a ProviderState can check: for gates that were made without one."""
+    if any(part[name] is not None for part in _parts(request) for name in OURS & part.keys()):
+        raise ForeignReference(
+            "this gate was made without a provider_state, so nothing says whose these ids are: use tenancy.gate",
+            rule="provider_state",
+            tenant_id=tenant.id,
+        )
+
+
 def _own_users(secret: bytes, tenant: Tenant, part: dict[str, Any]) -> None:
     for field in USERS:
         if part.get(field) is not None:

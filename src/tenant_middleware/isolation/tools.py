@@ -5,9 +5,10 @@ The tenant is put in, never an argument of the model's, and the rows that come b
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from tenant_middleware import telemetry
 from tenant_middleware.context import current_tenant
@@ -15,7 +16,32 @@ from tenant_middleware.errors import ConfigurationError, InvalidInput, Isolation
 from tenant_middleware.tenant import Tenant
 
 Tool = Callable[..., Any]
+T = TypeVar("T")
+Made = TypeVar("Made", covariant=True)
 _MISSING = object()
+
+
+class MakesTools(Protocol[Made]):
+    """An adapter's `tenant_tool`: called with a function, or with options alone as its decorator."""
+
+    @overload
+    def __call__(
+        self, fn: Tool, *, owner: str | None = None, tenantless: bool = False, name: str | None = None, **options: Any
+    ) -> Made: ...
+    @overload
+    def __call__(
+        self, *, owner: str | None = None, tenantless: bool = False, name: str | None = None, **options: Any
+    ) -> Callable[[Tool], Made]: ...
+
+
+def tool_decorator(make: Callable[..., T]) -> MakesTools[T]:
+    """The function that makes a tool of a function, usable with options alone as well."""
+
+    @functools.wraps(make)
+    def tenant_tool(fn: Tool | None = None, **options: Any) -> Any:
+        return functools.partial(tenant_tool, **options) if fn is None else make(fn, **options)
+
+    return cast("MakesTools[T]", tenant_tool)
 
 
 def checked_tool(

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tenant_middleware.admission.gate import ModelGate
-from tenant_middleware.errors import ForeignReference
 from tenant_middleware.isolation import seal
-from tenant_middleware.isolation.provider_state import BODY, OURS, SaltField
+from tenant_middleware.isolation.provider_state import SaltField, refuse_unchecked
 from tenant_middleware.langchain.usage import attribute
 from tenant_middleware.tenant import Tenant
 
@@ -45,12 +44,8 @@ class Sent:
         self._continues = _continued(model, messages)
         for framework in ("langchain_core", "langgraph"):
             seal.check(framework)
-        if self._state is None and (self._continues or OURS & _fields(options)):
-            raise ForeignReference(
-                "this gate was made without a provider_state, so nothing says whose these ids are: use tenancy.gate",
-                rule="provider_state",
-                tenant_id=tenant.id,
-            )
+        if self._state is None:
+            refuse_unchecked(tenant, {**options, **self._continues})
 
     def options(self) -> dict[str, Any]:
         """The options to send; raises ForeignReference for what isn't this tenant's to continue."""
@@ -79,13 +74,6 @@ class Sent:
         for answer in answers:
             if self._state is not None and answer.response_metadata:
                 await self._state.aincoming(self._tenant, answer.response_metadata)
-
-
-def _fields(options: Mapping[str, Any]) -> set[str]:
-    body = options.get(BODY)
-    return {name for name, value in options.items() if value is not None} | set(
-        body if isinstance(body, Mapping) else ()
-    )
 
 
 def _continued(model: BaseChatModel, messages: Sequence[BaseMessage]) -> dict[str, Any]:

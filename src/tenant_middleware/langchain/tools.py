@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, cast, overload
+from typing import Any, cast
 
 try:
     from langchain_core.tools import StructuredTool
@@ -14,7 +12,7 @@ except ImportError as error:
 
     raise missing_extra("langchain", __name__) from error
 
-from tenant_middleware.isolation.tools import checked_tool, refuse_undeclared
+from tenant_middleware.isolation.tools import Tool, checked_tool, refuse_undeclared, tool_decorator
 from tenant_middleware.langchain.refusals import passing
 
 
@@ -38,28 +36,16 @@ class TenantTool(StructuredTool):
         return super()._to_args_and_kwargs(tool_input, tool_call_id)
 
 
-@overload
-def tenant_tool(fn: Callable[..., Any], *, owner: str | None = None, tenantless: bool = False) -> TenantTool: ...
-@overload
+@tool_decorator
 def tenant_tool(
-    *, owner: str | None = None, tenantless: bool = False, name: str | None = None, **options: Any
-) -> Callable[[Callable[..., Any]], TenantTool]: ...
-def tenant_tool(
-    fn: Callable[..., Any] | None = None,
-    *,
-    owner: str | None = None,
-    tenantless: bool = False,
-    name: str | None = None,
-    **options: Any,
-) -> Any:
+    fn: Tool, *, owner: str | None = None, tenantless: bool = False, name: str | None = None, **options: Any
+) -> TenantTool:
     """Make a tool of a function (sync or async) that takes the calling Tenant as an argument the model never sees.
 
     `owner` names the field of each returned row that holds the owner's tenant id; a row of somebody else, or without
     the field, raises IsolationBreach before anybody sees it. A tool that reads nothing of any tenant's says
     `tenantless=True`. Raises ConfigurationError when neither or both are said.
     """
-    if fn is None:
-        return functools.partial(tenant_tool, owner=owner, tenantless=tenantless, name=name, **options)
     run = checked_tool(fn, owner=owner, tenantless=tenantless, form=passing)
     sync, coroutine = (None, run) if inspect.iscoroutinefunction(fn) else (run, None)
     made = TenantTool.from_function(

@@ -11,12 +11,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from tenant_middleware.admission.estimate import MESSAGE_TOKENS, text_bound
+from tenant_middleware.admission.estimate import MEDIA_TOKENS, MESSAGE_TOKENS, text_bound
 from tenant_middleware.metering.usage import Tally, Usage
 
 # What providers call the output cap; a caller's value under any of these names is its wish, the gate's is what is sent.
 CAP_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "num_predict")
-_PER_MEDIA = 2_000  # an image or file part: providers charge by size, not by the length of its base64 text
 
 
 def prompt_tokens(messages: Iterable[BaseMessage], options: Mapping[str, Any]) -> int:
@@ -42,7 +41,7 @@ def _content_tokens(content: str | list[Any]) -> int:
         elif isinstance(part.get("text"), str):
             total += text_bound(part["text"])
         else:
-            total += _PER_MEDIA
+            total += MEDIA_TOKENS
     return total
 
 

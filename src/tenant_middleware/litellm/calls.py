@@ -161,14 +161,11 @@ class Calls:
         """What to overwrite in a request before it goes to a provider: caps, users, salts."""
         call = open_call.hold.call
         changes = asking.capped(open_call.call_type, request, open_call.serving.max_tokens, call.n)
-        state = self.gate.provider_state
-        if state is None:
-            return changes
         mine = {name: request[name] for name in _OURS if request.get(name) is not None}
         if isinstance(mine.get(BODY), Mapping):
             mine[BODY] = {name: value for name, value in mine[BODY].items() if name not in REFERENCES}
         salt = salt_field(provider) if provider and changes else None
-        return changes | state.outgoing(call.tenant, mine, salt=salt)
+        return changes | self.tenancy.provider_state.outgoing(call.tenant, mine, salt=salt)
 
     async def finish(self, open_call: OpenCall, response: Any) -> None:
         """Settle with what the answer says it used; an answer from the cache costs nothing."""
@@ -253,18 +250,15 @@ class Calls:
             )
 
     async def _check_references(self, tenant: Tenant, request: Mapping[str, Any]) -> None:
-        state = self.gate.provider_state
-        if state is not None:
-            for reference in references(request):
-                await state.acheck(tenant, reference)
+        for reference in references(request):
+            await self.tenancy.provider_state.acheck(tenant, reference)
 
     async def _remember(self, open_call: OpenCall, response: Any) -> None:
-        state = self.gate.provider_state
-        if state is None or response is None or open_call.call_type != "aresponses":
+        if response is None or open_call.call_type != "aresponses":
             return
         ids = {name: found for name in ("id", "conversation") if (found := getattr(response, name, None))}
         if any(given(ids)):
-            await state.aincoming(open_call.tenant, ids)
+            await self.tenancy.provider_state.aincoming(open_call.tenant, ids)
 
     async def may_fall_back(self, model: str, request: Mapping[str, Any]) -> bool:
         """Whether a fallback is worth trying: a forbidden one is passed over without a word of its name."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tenant_middleware.admission.call import Kind
-from tenant_middleware.admission.estimate import MESSAGE_TOKENS, text_bound
+from tenant_middleware.admission.estimate import MEDIA_TOKENS, MESSAGE_TOKENS, text_bound
 from tenant_middleware.errors import ConfigurationError, InvalidInput
 
 # The async entry points that are metered, by LiteLLM's call type; everything else is refused.
@@ -20,7 +20,6 @@ KINDS: Mapping[str, Kind] = {
 }
 # What providers call the output cap; a caller's value under any of these names is its wish, the gate's is what is sent.
 CAP_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_PER_MEDIA = 2_000  # an image or file part: providers charge by size, not by the length of its base64 text
 _MAX_N = 128
 
 
@@ -129,7 +128,7 @@ def _part(part: Mapping[str, Any]) -> int:
     texts = [part[name] for name in ("text", "content", "output", "arguments") if name in part]
     if texts:
         return sum(map(_input, texts))
-    return _PER_MEDIA if "type" in part else text_bound(_json(part))
+    return MEDIA_TOKENS if "type" in part else text_bound(_json(part))
 
 
 def _json(value: Any) -> str:

@@ -12,7 +12,7 @@ from tenant_middleware.llamaindex.memory import TenantChatStore
 from tenant_middleware.llamaindex.model import TenantLLM
 from tenant_middleware.llamaindex.postprocessor import TenantPostprocessor
 from tenant_middleware.llamaindex.retriever import TenantRetriever
-from tenant_middleware.llamaindex.sealed_stores import LlamaIndexSealer
+from tenant_middleware.llamaindex.sealed import LlamaIndexSealer
 from tenant_middleware.llamaindex.state import dump_context, load_context
 from tenant_middleware.llamaindex.tools import (
     StopsOnRefusal,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenant_middleware.admission.gate import ModelGate
-from tenant_middleware.errors import ConfigurationError, ForeignReference, missing_extra
-from tenant_middleware.isolation.provider_state import BODY, OURS, SaltField
+from tenant_middleware.errors import ConfigurationError, missing_extra
+from tenant_middleware.isolation.provider_state import SaltField, refuse_unchecked
 from tenant_middleware.llamaindex.usage import Answer, field
 from tenant_middleware.tenant import Tenant
 
@@ -40,14 +40,16 @@ def refuse_shared_state(llm: LLM) -> None:
 def outgoing(gate: ModelGate, tenant: Tenant, options: dict[str, Any], salt: SaltField | None) -> dict[str, Any]:
     """The options to send; raises ForeignReference for what isn't this tenant's to continue."""
     if (state := gate.provider_state) is None:
-        return _without_state(tenant, options)
+        refuse_unchecked(tenant, options)
+        return options
     return state.outgoing(tenant, options, salt=salt)
 
 
 async def aoutgoing(gate: ModelGate, tenant: Tenant, options: dict[str, Any], salt: SaltField | None) -> dict[str, Any]:
     """`outgoing`, by awaiting."""
     if (state := gate.provider_state) is None:
-        return _without_state(tenant, options)
+        refuse_unchecked(tenant, options)
+        return options
     return await state.aoutgoing(tenant, options, salt=salt)
 
 
@@ -72,17 +74,3 @@ def _given(answer: Answer) -> dict[str, Any] | None:
     if conversation is None and not (isinstance(own, str) and own.startswith("resp")):
         return None
     return {"id": own} if conversation is None else {"id": own, "conversation": conversation}
-
-
-def _without_state(tenant: Tenant, options: dict[str, Any]) -> dict[str, Any]:
-    body = options.get(BODY)
-    named = {name for name, value in options.items() if value is not None} | set(
-        body if isinstance(body, Mapping) else ()
-    )
-    if OURS & named:
-        raise ForeignReference(
-            "this gate was made without a provider_state, so nothing says whose these ids are: use tenancy.gate",
-            rule="provider_state",
-            tenant_id=tenant.id,
-        )
-    return options

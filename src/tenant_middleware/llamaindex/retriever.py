@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tenant_middleware.context import bind, current_tenant
 from tenant_middleware.errors import ConfigurationError, missing_extra
 from tenant_middleware.isolation.place import check_ids
-from tenant_middleware.llamaindex.asked import asked_of
+from tenant_middleware.llamaindex.search import search_of
 from tenant_middleware.llamaindex.vectors import TenantVectorStore
 
 try:
@@ -59,21 +60,11 @@ class TenantRetriever(BaseRetriever):
             mode=mode,  # type: ignore[arg-type]  # checked below, with an error of ours
             mmr_threshold=mmr_threshold,
         )
-        asked_of(self._query(QueryBundle("", embedding=[1.0])), self._options)  # a wrong option is an error now
+        search_of(self._query(QueryBundle("", embedding=[1.0])), self._options)  # a wrong option is an error now
         super().__init__(callback_manager=callback_manager)
 
     def _query(self, asked: QueryBundle) -> VectorStoreQuery:
-        bound = self._bound
-        return VectorStoreQuery(
-            query_embedding=asked.embedding,
-            query_str=asked.query_str,
-            similarity_top_k=bound.similarity_top_k,
-            filters=bound.filters,
-            doc_ids=bound.doc_ids,
-            node_ids=bound.node_ids,
-            mode=bound.mode,
-            mmr_threshold=bound.mmr_threshold,
-        )
+        return replace(self._bound, query_embedding=asked.embedding, query_str=asked.query_str)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         current_tenant()  # before the question is embedded

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, cast
 
 from tenant_middleware.errors import ConfigurationError, TenancyError, missing_extra
-from tenant_middleware.isolation.tools import checked_tool, refuse_undeclared
+from tenant_middleware.isolation.tools import Tool, checked_tool, refuse_undeclared, tool_decorator
 
 try:
     from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
@@ -34,20 +32,10 @@ class TenantTool(FunctionTool):
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-@overload
-def tenant_tool(fn: Callable[..., Any], *, owner: str | None = None, tenantless: bool = False) -> TenantTool: ...
-@overload
+@tool_decorator
 def tenant_tool(
-    *, owner: str | None = None, tenantless: bool = False, name: str | None = None, **options: Any
-) -> Callable[[Callable[..., Any]], TenantTool]: ...
-def tenant_tool(
-    fn: Callable[..., Any] | None = None,
-    *,
-    owner: str | None = None,
-    tenantless: bool = False,
-    name: str | None = None,
-    **options: Any,
-) -> Any:
+    fn: Tool, *, owner: str | None = None, tenantless: bool = False, name: str | None = None, **options: Any
+) -> TenantTool:
     """Make a tool of a function (sync or async) that takes the calling Tenant as an argument the model never sees.
 
     `owner` names the field of each returned row that holds the owner's tenant id; a row of somebody else, or without
@@ -55,12 +43,10 @@ def tenant_tool(
     `tenantless=True`. `options` go to `FunctionTool.from_defaults`. Raises ConfigurationError when neither or both
     are said.
     """
-    if fn is None:
-        return functools.partial(tenant_tool, owner=owner, tenantless=tenantless, name=name, **options)
     run = checked_tool(fn, owner=owner, tenantless=tenantless)
     sync, coroutine = (None, run) if inspect.iscoroutinefunction(fn) else (run, None)
     options = {"description": inspect.getdoc(fn)} | options
-    return TenantTool.from_defaults(fn=sync, async_fn=coroutine, name=name or fn.__name__, **options)
+    return cast(TenantTool, TenantTool.from_defaults(fn=sync, async_fn=coroutine, name=name or fn.__name__, **options))
 
 
 class StopsOnRefusal:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tenant_middleware.admission.estimate import MESSAGE_TOKENS, text_bound
+from tenant_middleware.admission.estimate import MEDIA_TOKENS, MESSAGE_TOKENS, text_bound
 from tenant_middleware.errors import missing_extra
 from tenant_middleware.metering.usage import Tally, Usage
 
@@ -24,7 +24,6 @@ CAP_NAMES = (
     "max_tokens_to_sample",
     "num_predict",
 )
-_PER_MEDIA = 2_000  # an image, sound or file: providers charge by size, not by the length of its base64 text
 _PROMPT = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompt_eval_count")
 _OUTPUT = ("completion_tokens", "output_tokens", "candidates_token_count", "eval_count")
 _INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
@@ -60,7 +59,7 @@ def _message_tokens(message: ChatMessage) -> int:
         elif block.block_type == "tool_call":
             total += text_bound(block.model_dump_json())
         else:
-            total += _PER_MEDIA
+            total += MEDIA_TOKENS
     if calls := message.additional_kwargs.get("tool_calls"):
         total += text_bound(json.dumps(calls, default=str))
     return total

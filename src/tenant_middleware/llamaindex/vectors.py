@@ -16,9 +16,9 @@ from tenant_middleware.isolation.diversity import diverse_hits
 from tenant_middleware.isolation.options import refuse_unknown
 from tenant_middleware.isolation.place import MAX_K, check_id, check_ids, check_vector
 from tenant_middleware.isolation.vectors import Hit, Record, Vectors
-from tenant_middleware.llamaindex.asked import Asked, asked_of, selected
 from tenant_middleware.llamaindex.filters import Condition
 from tenant_middleware.llamaindex.nodes import node_of, record_of
+from tenant_middleware.llamaindex.search import Search, search_of, selected
 from tenant_middleware.tenant import Tenant
 
 try:
@@ -178,27 +178,27 @@ class TenantVectorStore(BasePydanticVectorStore):
         return [record for record in found if which.test(record.metadata)]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        return run(self._query(current_tenant(), asked_of(query, kwargs)))
+        return run(self._query(current_tenant(), search_of(query, kwargs)))
 
     def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> Later:
-        return bind(arun)(self._query(current_tenant(), asked_of(query, kwargs)))
+        return bind(arun)(self._query(current_tenant(), search_of(query, kwargs)))
 
-    def _query(self, tenant: Tenant, asked: Asked) -> Flow[VectorStoreQueryResult]:
+    def _query(self, tenant: Tenant, search: Search) -> Flow[VectorStoreQueryResult]:
         hits: list[Hit] = []
-        if not asked.nothing and asked.wide is None:
-            hits = yield from self._nearest(tenant, asked, asked.k)
-        elif not asked.nothing:
-            hits = yield from self._diverse(tenant, asked, asked.wide or asked.k)
+        if not search.nothing and search.wide is None:
+            hits = yield from self._nearest(tenant, search, search.k)
+        elif not search.nothing:
+            hits = yield from self._diverse(tenant, search, search.wide or search.k)
         return VectorStoreQueryResult(
             nodes=[node_of(hit) for hit in hits], similarities=[hit.score for hit in hits], ids=[hit.id for hit in hits]
         )
 
-    def _nearest(self, tenant: Tenant, asked: Asked, k: int) -> Flow[list[Hit]]:
+    def _nearest(self, tenant: Tenant, search: Search, k: int) -> Flow[list[Hit]]:
         """The k nearest that meet the condition; where the store can't check all of it, by looking ever wider."""
-        which = asked.condition
+        which = search.condition
         wide = k if which.exact else min(MAX_K, max(FIRST_LOOK, k))
         while True:
-            hits: list[Hit] = yield Op(self._vectors, "query", (tenant, asked.vector, wide, which.where), False)
+            hits: list[Hit] = yield Op(self._vectors, "query", (tenant, search.vector, wide, which.where), False)
             if which.exact:
                 return hits
             fit = [hit for hit in hits if which.test(hit.metadata)]
@@ -211,9 +211,9 @@ class TenantVectorStore(BasePydanticVectorStore):
                 )
             wide = min(MAX_K, wide * WIDER)
 
-    def _diverse(self, tenant: Tenant, asked: Asked, wide: int) -> Flow[list[Hit]]:
-        hits = yield from self._nearest(tenant, asked, wide)
+    def _diverse(self, tenant: Tenant, search: Search, wide: int) -> Flow[list[Hit]]:
+        hits = yield from self._nearest(tenant, search, wide)
         if not hits:
             return []
         found: list[Record] = yield Op(self._vectors, "fetch", (tenant, [hit.id for hit in hits]), False)
-        return diverse_hits(check_vector(asked.vector), hits, found, asked.k, asked.balance)
+        return diverse_hits(check_vector(search.vector), hits, found, search.k, search.balance)

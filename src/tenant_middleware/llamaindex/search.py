@@ -24,7 +24,7 @@ _UNUSED = ("alpha", "sparse_top_k", "hybrid_top_k", "output_fields", "embedding_
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Search:
     """One search. `wide` is how many candidates MMR chooses from, None for nearness alone; `nothing` finds nothing."""
 
     vector: Sequence[float]
@@ -35,7 +35,7 @@ class Asked:
     nothing: bool = False
 
 
-def asked_of(query: VectorStoreQuery, options: Mapping[str, Any]) -> Asked:
+def search_of(query: VectorStoreQuery, options: Mapping[str, Any]) -> Search:
     """The search behind a query and its `vector_store_kwargs`, of which MMR's alone are taken."""
     mmr = check_mode(query.mode) == VectorStoreQueryMode.MMR
     refuse_unknown("vector_store_kwargs", options, MMR_OPTIONS if mmr else ())
@@ -46,7 +46,7 @@ def asked_of(query: VectorStoreQuery, options: Mapping[str, Any]) -> Asked:
         raise InvalidInput("query: expected a query_embedding; this store searches by nearness alone")
     balance = options.get("mmr_threshold", query.mmr_threshold)
     k = check_k(query.similarity_top_k, "similarity_top_k")
-    return Asked(
+    return Search(
         query.query_embedding,
         k,
         selected(query.filters, query.node_ids or None, query.doc_ids or None),
