@@ -267,6 +267,10 @@ def test_the_machine_sees_a_leak(deployment: Deployment, monkeypatch: pytest.Mon
     monkeypatch.setattr("tenant_middleware.isolation.place.under_tenant", lambda place, where: where)
     monkeypatch.setattr("tenant_middleware.isolation.place.verify", lambda place, rows: None)
     # What is stored outlives an example, so a failure is not made smaller, and may be found flaky when tried again.
-    with pytest.raises((AssertionError, Flaky)):
-        explore(deployment, 2_000, phases=[Phase.generate])
-    assert deployment.leaks
+    # On a busy machine a store may be too slow before anything leaked, which ends a run too.
+    for _ in range(5):
+        with pytest.raises((AssertionError, Flaky)):
+            explore(deployment, 2_000, phases=[Phase.generate])
+        if deployment.leaks:
+            return
+    pytest.fail("nothing leaked")

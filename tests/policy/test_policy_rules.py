@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tenant_middleware.errors import AuthenticationError
-from tenant_middleware.policy import Policy, matches, overlap
+from tenant_middleware.patterns import matches, overlap
+from tenant_middleware.policy import Policy
 from tenant_middleware.tenant import Tenant
 
 TIER: dict[str, Any] = {

@@ -228,6 +228,7 @@ def test_no_generated_request_finds_a_500_or_another_tenants_data(filled: Runnin
 
 
 def test_nothing_of_a_request_is_in_the_logs(filled: Running) -> None:
+    assert filled.logs
     for log in filled.logs.values():
         text = log.read_text()
         assert "PELICAN" not in text and "Premium" not in text and "Traceback" not in text, text[-2_000:]

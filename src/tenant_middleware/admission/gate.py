@@ -186,28 +186,9 @@ class ModelGate:
         )
         ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
         began = self.clock.time()
-        deadline = began + terms.queue_timeout
-        slot: Slot | None = yield from self._enter(call, ask, ticket, store)
-        answer: Granted | Denied | None = None
-        try:
-            while isinstance(answer := (yield Op(store, "reserve", (ask,))), Denied):
-                now = self.clock.time()
-                if not plan.worth_waiting(answer) or now + (answer.retry_after or 0.0) > deadline:
-                    raise plan.refusal(answer, call, now)
-                parked, slot = slot, None
-                slot = yield Op(self.queue, "park", (ticket, parked, answer.retry_after), whole=False)
-            if slot is not None and slot.probe:
-                yield Op(self.queue, "progress", (slot, 0))
-        except BaseException as error:
-            denied = isinstance(error, TenancyError) and not isinstance(answer, Granted)
-            if not denied:  # the reply was lost or cut off: the reservation may be there
-                yield Op(store, "release", (call.tenant, call.id, ask.limits))
-            if slot is not None:
-                yield Op(self.queue, "leave", (slot, 0, 0))
-            telemetry.refused(call.tenant, error)
-            raise
+        slot = yield from self._enter(call, ask, ticket, store)
+        slot, answer = yield from self._reserve(call, ask, ticket, store, slot, began + terms.queue_timeout)
         now = self.clock.time()
-        waited = slot.waited if slot else 0.0
         if ask.limits.budget_nano:
             telemetry.budget_used(call.tenant, plan.budget_share(ask.limits, answer))
         return Hold(
@@ -217,13 +198,13 @@ class ModelGate:
             plan.output_cap(ask, answer, plan.output_bound(call, terms)) if adaptive else answer.output,
             answer.nano,
             now,
-            waited,
+            slot.waited,
             slot=slot,
             renewed=now,
             left=answer.left,
             adaptive=adaptive,
             reserved=answer.output,
-            admission=max(now - began - waited, 0.0),
+            admission=max(now - began - slot.waited, 0.0),
         )
 
     def _enter(self, call: Call, ask: Ask, ticket: Ticket, store: AdmissionStore) -> Flow[Slot]:
@@ -242,6 +223,31 @@ class ModelGate:
                 slot = yield Op(self.queue, "enter", (ticket,), whole=False)
             return slot
         except TenancyError as error:
+            telemetry.refused(call.tenant, error)
+            raise
+
+    def _reserve(
+        self, call: Call, ask: Ask, ticket: Ticket, store: AdmissionStore, slot: Slot, deadline: float
+    ) -> Flow[tuple[Slot, Granted]]:
+        """The reservation, and the slot by then: a call that limits deny parks, and tries again when that is over."""
+        answer: Granted | Denied | None = None
+        held: Slot | None = slot
+        try:
+            while isinstance(answer := (yield Op(store, "reserve", (ask,))), Denied):
+                now = self.clock.time()
+                if not plan.worth_waiting(answer) or now + (answer.retry_after or 0.0) > deadline:
+                    raise plan.refusal(answer, call, now)
+                held = None
+                held = slot = yield Op(self.queue, "park", (ticket, slot, answer.retry_after), whole=False)
+            if slot.probe:
+                yield Op(self.queue, "progress", (slot, 0))
+            return slot, answer
+        except BaseException as error:
+            denied = isinstance(error, TenancyError) and not isinstance(answer, Granted)
+            if not denied:  # the reply was lost or cut off: the reservation may be there
+                yield Op(store, "release", (call.tenant, call.id, ask.limits))
+            if held is not None:
+                yield Op(self.queue, "leave", (held, 0, 0))
             telemetry.refused(call.tenant, error)
             raise
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +53,8 @@ def ingest(
     A batch that fails leaves the others stored; at the end PartialWrite names in `failed_ids` exactly what isn't. A
     refusal by limit or budget ends the loading. A document that is marked as another tenant's stores nothing at all.
     """
-    with ExitStack() as shown:
-        pairs, tell = _begun(documents, ids, batch_size, progress, shown)
+    pairs = _checked(documents, ids, batch_size)
+    with _told(progress) as tell:
         return run(_ingest(store, current_tenant(), pairs, batch_size, tell))
 
 
@@ -71,8 +71,8 @@ def aingest(
     tenant, listed = current_tenant(), list(documents)
 
     async def done() -> Ingested:
-        with ExitStack() as shown:
-            pairs, tell = _begun(listed, ids, batch_size, progress, shown)
+        pairs = _checked(listed, ids, batch_size)
+        with _told(progress) as tell:
             return await arun(_ingest(store, tenant, pairs, batch_size, tell))
 
     return called_now(done)
@@ -84,13 +84,7 @@ def content_hash(document: Document) -> str:
     return hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _begun(
-    documents: Iterable[Document],
-    ids: Sequence[str] | None,
-    batch_size: int,
-    progress: bool | Progress,
-    shown: ExitStack,
-) -> tuple[Pairs, Progress]:
+def _checked(documents: Iterable[Document], ids: Sequence[str] | None, batch_size: int) -> Pairs:
     """Everything checked before anything is stored."""
     tenant = current_tenant()
     check_k(batch_size, "batch_size")
@@ -104,19 +98,22 @@ def _begun(
         if name in pairs and pairs[name].metadata[HASH] != hashed:
             raise InvalidInput("ingest: two documents of one call have the same id and different content")
         pairs[name] = doc.model_copy(update={"metadata": {**checked, HASH: hashed}})
-    return list(pairs.items()), progress if callable(progress) else _bar(shown) if progress else _silent
+    return list(pairs.items())
 
 
-def _silent(done: int, total: int) -> None:
-    """No bar."""
+@contextmanager
+def _told(progress: bool | Progress) -> Iterator[Progress]:
+    """The caller's function, a bar, or nothing."""
+    if callable(progress):
+        yield progress
+    elif progress:
+        from rich.progress import Progress as Bar
 
-
-def _bar(shown: ExitStack) -> Progress:
-    from rich.progress import Progress as Bar
-
-    bar = shown.enter_context(Bar(transient=False))
-    task = bar.add_task("Storing documents", total=None)
-    return lambda done, total: bar.update(task, completed=done, total=total)
+        with Bar(transient=False) as bar:
+            task = bar.add_task("Storing documents", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        yield lambda done, total: None
 
 
 @dataclass

@@ -91,22 +91,24 @@ class _Erasure:
         self._on_step(name)
 
     def _suspend(self) -> float:
+        """Mark the tenant as being erased, and say since when it is; an export that runs is left to end first."""
         self._step("suspend")
         standings, now, name = self._tenancy.standings, self._tenancy.clock.time(), self._tenant.id
         known = standings.get(name)
-        if known is not None and known.state in ("erasing", "erased"):
-            began = known.since
-        else:
-            began = now
+        began = known.since if known is not None and known.state in ("erasing", "erased") else None
+        if began is None:
             standings.put(name, Standing("erasing", now))
         self._tenancy.refresh_standing()
-        running = standings.get(name)
-        if running is not None and running.exporting is not None and now - running.exporting < EXPORT_LEASE:
-            if known is None or known.state in ("active", "suspended"):
+        if self._is_exported(now):
+            if began is None:
                 standings.put(name, known or Standing("active", now))
                 self._tenancy.refresh_standing()
             raise ConfigurationError("erase: an export of this tenant is running; let it end first")
-        return began
+        return now if began is None else began
+
+    def _is_exported(self, now: float) -> bool:
+        marked = self._tenancy.standings.get(self._tenant.id)
+        return marked is not None and marked.exporting is not None and now - marked.exporting < EXPORT_LEASE
 
     def _wait_for_calls(self) -> None:
         """Until every worker has read the mark, and every reservation has ended or its lease has run out."""

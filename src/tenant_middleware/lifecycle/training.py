@@ -147,22 +147,14 @@ def verify_training(path: Path) -> Verified:
     """Check a training file against the manifest beside it; InvalidInput that names the first line that differs."""
     beside = manifest_of(path)
     try:
-        manifest = json.loads(beside.read_text("utf-8"))
         body = path.read_text("utf-8")
+        found, whole, rows = _read_manifest(json.loads(beside.read_text("utf-8")))
     except OSError as error:
         raise InvalidInput(
             f"training: {error.filename} can't be read; a file without a manifest is nobody's"
         ) from error
-    except ValueError as error:
-        raise InvalidInput(f"training: {beside.name} is no JSON") from error
-    try:
-        told = {name: manifest[name] for name in ("format", "consent")} == {"format": FORMAT, "consent": True}
-        rows = [(str(row["source"]), str(row["sha256"])) for row in manifest["rows"]]
-        whole, found = manifest["sha256"], Verified(manifest["tenant"], manifest["model"], len(rows))
-    except (KeyError, TypeError):
-        told = False
-    if not told:
-        raise InvalidInput(f"training: {beside.name} is no manifest of {FORMAT} with consent")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"training: {beside.name} is no manifest of {FORMAT} with consent") from error
     # Not splitlines(): a text may hold other line separators, which JSON leaves as they are.
     lines = body.split("\n")[: body.count("\n")]
     for number, (line, (source, digest)) in enumerate(zip(lines, rows, strict=False), 1):
@@ -171,6 +163,14 @@ def verify_training(path: Path) -> Verified:
     if len(lines) != len(rows) or _hash(body) != whole:
         raise InvalidInput(f"training: {len(lines)} lines, and the manifest has {len(rows)}; or it ends differently")
     return found
+
+
+def _read_manifest(manifest: Mapping[str, Any]) -> tuple[Verified, str, list[tuple[str, str]]]:
+    """Whose it is, the hash of the whole, source and hash of each row; ValueError for another kind of file."""
+    if manifest["format"] != FORMAT or manifest["consent"] is not True:
+        raise ValueError("another format, or no consent")
+    rows = [(str(row["source"]), str(row["sha256"])) for row in manifest["rows"]]
+    return Verified(manifest["tenant"], manifest["model"], len(rows)), manifest["sha256"], rows
 
 
 def owned_model(path: Path, model_id: str) -> str:

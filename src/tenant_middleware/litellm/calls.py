@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tenant_middleware import telemetry
@@ -142,20 +142,10 @@ class Calls:
             await self.gate.asettle(before, open_call.count.usage())
         elif open_call.serving is not root:
             await self.gate.arelease(open_call.serving)
-        asked = root.call
-        call = Call(
-            asked.tenant,
-            model,
-            asked.kind,
-            asked.prompt_tokens,
-            asked.max_tokens,
-            new_call_id(),
-            asked.attempt + len(root.root.attempts) + 1,
-            asked.n,
-            asked.stream,
-        )
+        tried = root.call.attempt + len(root.root.attempts) + 1
+        call = replace(root.call, model=model, id=new_call_id(), attempt=tried)
         open_call.serving = await self.gate.ajoin(root, call)
-        open_call.count = StreamCount(asked.prompt_tokens)
+        open_call.count = StreamCount(call.prompt_tokens)
 
     def sent(self, open_call: OpenCall, request: Mapping[str, Any], provider: str | None) -> dict[str, Any]:
         """What to overwrite in a request before it goes to a provider: caps, users, salts."""

@@ -90,7 +90,7 @@ class TenantEmbedding(Unpickled, BaseEmbedding):
         return called_now(self._in_turn, texts, show_progress, **kwargs)
 
     def acall(self, nodes: list[BaseNode], **kwargs: Any) -> Coroutine[Any, Any, list[BaseNode]]:  # type: ignore[override]  # as the base class's, less its Sequence
-        return called_now(super().acall, nodes, **kwargs)  # type: ignore[arg-type]
+        return called_now(super().acall, nodes, **kwargs)  # type: ignore[arg-type]  # a Sequence there
 
     async def _in_turn(self, texts: list[str], show_progress: bool, **kwargs: Any) -> list[Vector]:
         """Batch by batch: all at once, a large upload would use up its own tenant's concurrency and be refused."""

@@ -84,4 +84,4 @@ def _set_ids(struct: NodesOfTenants, wanted: list[str]) -> None:
 
 
 # A dataclass takes a property in its body for a field's default.
-NodesOfTenants.nodes = property(_ids, _set_ids)  # type: ignore[assignment]
+NodesOfTenants.nodes = property(_ids, _set_ids)  # type: ignore[assignment]  # a field, by its declaration

@@ -55,7 +55,7 @@ class HeatMap:
 
     @property
     def highest(self) -> float:
-        return max((value for row in self.values for value in row if value == value), default=0.0)
+        return max((value for row in self.values for value in _known(row)), default=0.0)
 
     def _repr_png_(self) -> bytes:
         picture = BytesIO()
@@ -85,15 +85,19 @@ def heat_map(
     starts = tuple(range(first, math.ceil(until / width) * width, width))
     cells = _from_ledger(measure, timeline) if measure in ("cost", "tokens") else _observed(measure, observed, width)
     rows = {tenant: tuple(row.get(start, math.nan) for start in starts) for tenant, row in cells.items()}
-    rows = {tenant: row for tenant, row in rows.items() if any(value == value for value in row)}
+    rows = {tenant: row for tenant, row in rows.items() if _known(row)}
     order = sorted(rows, key=lambda tenant: (-_size(measure, rows[tenant]), tenant))
     shown = tuple(order[:most])
     return HeatMap(measure, shown, starts, width, tuple(rows[t] for t in shown), len(order) - len(shown))
 
 
 def _size(measure: Measure, row: Sequence[float]) -> float:
-    known = [value for value in row if value == value]
-    return sum(known) if measure in _SUMMED else max(known)
+    return sum(_known(row)) if measure in _SUMMED else max(_known(row))
+
+
+def _known(row: Iterable[float]) -> list[float]:
+    """What was measured."""
+    return [value for value in row if not math.isnan(value)]
 
 
 def _from_ledger(measure: Measure, timeline: Mapping[tuple[int, str], Totals]) -> dict[str, dict[int, float]]:
@@ -134,9 +138,9 @@ def to_table(heat: HeatMap) -> Table:
     for tenant, row in zip(heat.tenants, heat.values, strict=True):
         cells = Text()
         for value in row:
-            known = value == value
+            known = not math.isnan(value)
             cells.append("█" if known else "·", style=_SHADES[shade(value, heat.highest)] if known else "dim")
-        table.add_row(tenant, cells, f"{max(v for v in row if v == v):.3g}")
+        table.add_row(tenant, cells, f"{max(_known(row)):.3g}")
     if heat.left_out:
         table.caption = f"and {heat.left_out} tenants more"
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,7 +195,7 @@ def _figures(one: Totals) -> dict[str, Any]:
 
 
 def _heat(one: HeatMap) -> dict[str, Any]:
-    rows = [[None if value != value else float(f"{value:.6g}") for value in row] for row in one.values]
+    rows = [[None if math.isnan(value) else float(f"{value:.6g}") for value in row] for row in one.values]
     return {
         "measure": one.measure,
         "title": one.title,

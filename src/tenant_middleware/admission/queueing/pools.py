@@ -9,7 +9,7 @@ from typing import Literal
 from tenant_middleware.admission.queueing.order import FirstInFirstOut, Order, VirtualTokens, WeightedRoundRobin
 from tenant_middleware.admission.queueing.terms import LaneCaps, PoolTerms
 from tenant_middleware.errors import ConfigurationError
-from tenant_middleware.policy import matches
+from tenant_middleware.patterns import matches
 from tenant_middleware.settings import PoolSettings, QueueSettings
 
 OrderName = Literal["vtc", "wrr", "fifo"]
