@@ -19,7 +19,7 @@ from benchmarks.servers import redis_url
 from benchmarks.side_by_side import Timings, interleaved
 from tenant_middleware.backends.redisvl.cache import RedisSemanticCache
 from tenant_middleware.isolation.cache import CacheRules, Question, question
-from tenant_middleware.isolation.matching import forget
+from tenant_middleware.isolation.questions.matching import forget
 from tenant_middleware.keys import tag
 from tenant_middleware.local import embeddings
 from tenant_middleware.tenant import Tenant

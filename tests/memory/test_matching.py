@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.questions import KINDS, near_misses, other_objects, paraphrases
-from tenant_middleware.isolation.matching import compatible, signature
+from tenant_middleware.isolation.questions.matching import compatible, signature
 
 SAME = [
     ("How much does the Premium plan cost?", "What is the price of the Premium plan?"),

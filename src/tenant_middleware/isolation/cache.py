@@ -15,7 +15,7 @@ from operator import mul
 from typing import Any, Literal, Protocol
 
 from tenant_middleware.errors import InvalidInput, IsolationBreach
-from tenant_middleware.isolation.matching import signature
+from tenant_middleware.isolation.questions.matching import signature
 from tenant_middleware.keys import fingerprint
 from tenant_middleware.tenant import Tenant
 

@@ -6,9 +6,9 @@ A store with clients of both kinds writes its operations once, as generators of 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from tenant_middleware.isolation.drivers import Cursor
+from tenant_middleware.isolation.drivers import AsyncDriver, Cursor, Driver
 from tenant_middleware.isolation.filters import Where
 from tenant_middleware.isolation.place import Place, Row
 from tenant_middleware.policy import Isolation
@@ -40,119 +40,31 @@ class Steps(Protocol):
     def learn(self) -> Generator[Any, Any, int | None]: ...
 
 
-class SteppedDriver:
+def driver(steps: Steps, run: Callable[[Any], Any], kinds: tuple[Isolation, ...], close: Callable[[], None]) -> Driver:
     """A Driver that runs steps by plain calls."""
+    return cast("Driver", _Stepped(steps, run, close, kinds))
+
+
+def async_driver(
+    steps: Steps, run: Callable[[Any], Awaitable[Any]], close: Callable[[], Awaitable[None]]
+) -> AsyncDriver:
+    """An AsyncDriver that runs steps by awaiting."""
+    return cast("AsyncDriver", _Stepped(steps, run, close))
+
+
+class _Stepped:
+    """Each operation is the steps' flow of that name, run: at once, or when what `run` gives is awaited."""
 
     def __init__(
-        self,
-        steps: Steps,
-        run: Callable[[Any], Any],
-        kinds: tuple[Isolation, ...],
-        close: Callable[[], None],
+        self, steps: Steps, run: Callable[[Any], Any], close: Callable[[], Any], kinds: tuple[Isolation, ...] = ()
     ) -> None:
-        self._steps, self._run, self.close = steps, run, close
-        self.kinds = kinds
+        self._steps, self._run = steps, run
+        self.close, self.kinds = close, kinds
 
     @property
     def dimension(self) -> int | None:
         return self._steps.dimension
 
-    def upsert(self, place: Place, rows: Sequence[Row]) -> None:
-        self._run(self._steps.upsert(place, rows))
-
-    def query(self, place: Place, vector: list[float], k: int, where: Where | None) -> list[Row]:
-        found: list[Row] = self._run(self._steps.query(place, vector, k, where))
-        return found
-
-    def fetch(self, place: Place, keys: Sequence[str]) -> list[Row]:
-        found: list[Row] = self._run(self._steps.fetch(place, keys))
-        return found
-
-    def scan(self, place: Place, where: Where | None, limit: int, cursor: Cursor) -> tuple[list[Row], Cursor]:
-        page: tuple[list[Row], Cursor] = self._run(self._steps.scan(place, where, limit, cursor))
-        return page
-
-    def keys(self, place: Place, cursor: Cursor) -> tuple[list[str], Cursor]:
-        page: tuple[list[str], Cursor] = self._run(self._steps.keys(place, cursor))
-        return page
-
-    def delete(self, place: Place, keys: Sequence[str]) -> None:
-        self._run(self._steps.delete(place, keys))
-
-    def delete_where(self, place: Place, where: Where) -> None:
-        self._run(self._steps.delete_where(place, where))
-
-    def emptied(self, place: Place) -> None:
-        self._run(self._steps.emptied(place))
-
-    def count(self, place: Place) -> int:
-        return int(self._run(self._steps.count(place)))
-
-    def holds(self, place: Place) -> bool:
-        return bool(self._run(self._steps.holds(place)))
-
-    def provision(self, place: Place) -> None:
-        self._run(self._steps.provision(place))
-
-    def drop(self, place: Place) -> None:
-        self._run(self._steps.drop(place))
-
-    def learn(self) -> int | None:
-        size: int | None = self._run(self._steps.learn())
-        return size
-
-
-class AsyncSteppedDriver:
-    """An AsyncDriver that runs steps by awaiting."""
-
-    def __init__(
-        self, steps: Steps, run: Callable[[Any], Awaitable[Any]], close: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._steps, self._run, self._close = steps, run, close
-
-    async def upsert(self, place: Place, rows: Sequence[Row]) -> None:
-        await self._run(self._steps.upsert(place, rows))
-
-    async def query(self, place: Place, vector: list[float], k: int, where: Where | None) -> list[Row]:
-        found: list[Row] = await self._run(self._steps.query(place, vector, k, where))
-        return found
-
-    async def fetch(self, place: Place, keys: Sequence[str]) -> list[Row]:
-        found: list[Row] = await self._run(self._steps.fetch(place, keys))
-        return found
-
-    async def scan(self, place: Place, where: Where | None, limit: int, cursor: Cursor) -> tuple[list[Row], Cursor]:
-        page: tuple[list[Row], Cursor] = await self._run(self._steps.scan(place, where, limit, cursor))
-        return page
-
-    async def keys(self, place: Place, cursor: Cursor) -> tuple[list[str], Cursor]:
-        page: tuple[list[str], Cursor] = await self._run(self._steps.keys(place, cursor))
-        return page
-
-    async def delete(self, place: Place, keys: Sequence[str]) -> None:
-        await self._run(self._steps.delete(place, keys))
-
-    async def delete_where(self, place: Place, where: Where) -> None:
-        await self._run(self._steps.delete_where(place, where))
-
-    async def emptied(self, place: Place) -> None:
-        await self._run(self._steps.emptied(place))
-
-    async def count(self, place: Place) -> int:
-        return int(await self._run(self._steps.count(place)))
-
-    async def holds(self, place: Place) -> bool:
-        return bool(await self._run(self._steps.holds(place)))
-
-    async def provision(self, place: Place) -> None:
-        await self._run(self._steps.provision(place))
-
-    async def drop(self, place: Place) -> None:
-        await self._run(self._steps.drop(place))
-
-    async def learn(self) -> int | None:
-        size: int | None = await self._run(self._steps.learn())
-        return size
-
-    async def close(self) -> None:
-        await self._close()
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        step = getattr(self._steps, name)
+        return lambda *args: self._run(step(*args))

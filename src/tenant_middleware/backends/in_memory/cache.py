@@ -21,7 +21,7 @@ from tenant_middleware.isolation.cache import (
     stamped,
     unstamped,
 )
-from tenant_middleware.isolation.matching import compatible
+from tenant_middleware.isolation.questions.matching import compatible
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.tenant import Tenant
 

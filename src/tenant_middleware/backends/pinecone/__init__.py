@@ -15,8 +15,8 @@ except ImportError as error:
 from tenant_middleware.backends.pinecone.clients import AsyncClients, Clients
 from tenant_middleware.backends.pinecone.steps import Setup, Steps
 from tenant_middleware.clock import Clock, SystemClock
+from tenant_middleware.isolation import stepped
 from tenant_middleware.isolation.scoped import IsolationFor, ScopedVectors
-from tenant_middleware.isolation.stepped import AsyncSteppedDriver, SteppedDriver
 from tenant_middleware.policy import Isolation
 from tenant_middleware.tenant import Tenant
 
@@ -62,8 +62,8 @@ class PineconeVectors(ScopedVectors):
         self._clients = Clients(controller, deadline, time)
         self._async_clients = AsyncClients(controller, deadline, time)
         super().__init__(
-            SteppedDriver(self._steps, self._clients.run, kinds or reachable, self._clients.close),
-            AsyncSteppedDriver(self._steps, self._async_clients.run, self._async_clients.close),
+            stepped.driver(self._steps, self._clients.run, kinds or reachable, self._clients.close),
+            stepped.async_driver(self._steps, self._async_clients.run, self._async_clients.close),
             isolation=isolation,
         )
 

@@ -22,7 +22,7 @@ from tenant_middleware.isolation.cache import (
     stamped,
     unstamped,
 )
-from tenant_middleware.isolation.matching import compatible
+from tenant_middleware.isolation.questions.matching import compatible
 from tenant_middleware.keys import key, tag
 from tenant_middleware.tenant import Tenant
 

@@ -10,9 +10,9 @@ from tenant_middleware.backends.redis.clients import Clients, unavailable
 from tenant_middleware.backends.redisvl.vector_steps import METRICS, STORE, Batch, Command, Flow, Setup, Steps
 from tenant_middleware.errors import ConfigurationError, TenancyError, missing_extra
 from tenant_middleware.flow import adrive, drive
+from tenant_middleware.isolation import stepped
 from tenant_middleware.isolation.filters import check_field
 from tenant_middleware.isolation.scoped import IsolationFor, ScopedVectors
-from tenant_middleware.isolation.stepped import AsyncSteppedDriver, SteppedDriver
 from tenant_middleware.policy import Isolation
 
 try:
@@ -60,8 +60,8 @@ class RedisVectors(ScopedVectors):
         steps = Steps(setup, dimension, shared="filter" in kinds)
         runner = _Runner(clients)
         super().__init__(
-            SteppedDriver(steps, runner.run, kinds, clients.close),
-            AsyncSteppedDriver(steps, runner.arun, clients.aclose),
+            stepped.driver(steps, runner.run, kinds, clients.close),
+            stepped.async_driver(steps, runner.arun, clients.aclose),
             isolation=isolation,
         )
 

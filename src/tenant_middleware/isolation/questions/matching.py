@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from tenant_middleware.isolation.asking import asks, reworded
-from tenant_middleware.isolation.words import (
+from tenant_middleware.isolation.questions.wording import asks, reworded
+from tenant_middleware.isolation.questions.words import (
     DIRECTIONS,
     FILLERS,
     MONTHS,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from tenant_middleware.isolation.words import AUXILIARIES, BEFORE, DEGREES
+from tenant_middleware.isolation.questions.words import AUXILIARIES, BEFORE, DEGREES
 
 Asks = Literal["when", "where", "who", "whose", "why", "how many", "how", "whether", "what"]
 
