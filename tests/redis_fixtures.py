@@ -1,4 +1,4 @@
-"""A Redis that starts once per folder of tests, and an empty one for each test; a conftest.py imports the fixtures."""
+"""A Redis and a cluster that start once per folder of tests, and are empty for each; a conftest.py imports them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from tenant_middleware.errors import StoreUnavailable
-from tenant_middleware.local import local_redis
+from tenant_middleware.local import local_redis, local_redis_cluster
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +26,13 @@ def redis_url(redis_server: str) -> str:
     with Redis.from_url(redis_server) as client:
         client.flushall()
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def cluster(missing_service: Callable[[str], NoReturn]) -> Iterator[str]:
+    """Three masters without modules; the URL is that of one of them."""
+    try:
+        with local_redis_cluster() as url:
+            yield url
+    except (ImportError, StoreUnavailable) as error:
+        missing_service(str(error))

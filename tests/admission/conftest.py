@@ -2,5 +2,6 @@
 
 from __future__ import annotations
 
+from tests.redis_fixtures import cluster as cluster
 from tests.redis_fixtures import redis_server as redis_server
 from tests.redis_fixtures import redis_url as redis_url

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -15,23 +15,12 @@ from tenant_middleware.admission.store import AdmissionStore
 from tenant_middleware.backends.in_memory.ledger import InMemoryLedger
 from tenant_middleware.backends.redis import wire
 from tenant_middleware.backends.redis.admission import RedisAdmission
-from tenant_middleware.errors import StoreUnavailable
-from tenant_middleware.local import local_redis_cluster
 from tenant_middleware.metering.ledger import LedgerRow
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing import ManualClock
 from tenant_middleware.testing.admission import ACME, FREE, AdmissionContract, ask, granted, settlement
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture(scope="module")
-def cluster(missing_service: Callable[[str], NoReturn]) -> Iterator[str]:
-    try:
-        with local_redis_cluster() as url:
-            yield url
-    except (ImportError, StoreUnavailable) as error:
-        missing_service(str(error))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from redis import Redis
 
 from tenant_middleware.errors import StoreUnavailable
 from tenant_middleware.local import local_postgres, local_redis
+from tests.redis_fixtures import cluster as cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from redis.cluster import RedisCluster
@@ -11,23 +11,12 @@ from redis.cluster import RedisCluster
 from tenant_middleware.backends.redis.exact import RedisExactCache
 from tenant_middleware.backends.redis.history import RedisHistory
 from tenant_middleware.backends.redis.provider_ids import RedisProviderIds
-from tenant_middleware.errors import StoreUnavailable
 from tenant_middleware.isolation.history import HistoryLimits, Message
 from tenant_middleware.keys import encode
-from tenant_middleware.local import local_redis_cluster
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing.cache import RULES
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture(scope="module")
-def cluster(missing_service: Callable[[str], NoReturn]) -> Iterator[str]:
-    try:
-        with local_redis_cluster() as url:
-            yield url
-    except (ImportError, StoreUnavailable) as error:
-        missing_service(str(error))
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import NoReturn
 
 import pytest
 from redis import Redis
 
-from tenant_middleware.errors import StoreUnavailable
-from tenant_middleware.local.servers import local_redis_cluster
+from tests.redis_fixtures import cluster as cluster
 from tests.redis_fixtures import redis_server as redis_server
 from tests.redis_fixtures import redis_url as redis_url
 
@@ -22,12 +19,3 @@ def grown_redis_url(redis_url: str) -> str:
         while client.info("server")["uptime_in_seconds"] < 4:
             time.sleep(0.1)
     return redis_url
-
-
-@pytest.fixture(scope="session")
-def cluster(missing_service: Callable[[str], NoReturn]) -> Iterator[str]:
-    try:
-        with local_redis_cluster() as url:
-            yield url
-    except (ImportError, StoreUnavailable) as error:
-        missing_service(str(error))

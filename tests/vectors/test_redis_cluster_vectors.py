@@ -9,6 +9,7 @@ import pytest
 from redis.cluster import RedisCluster
 
 from tenant_middleware.backends.redisvl.vectors import RedisVectors
+from tenant_middleware.errors import StoreUnavailable
 from tenant_middleware.isolation.vectors import Record
 from tenant_middleware.local import local_redis_cluster
 from tenant_middleware.policy import Isolation
@@ -20,13 +21,11 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture(scope="module")
 def cluster(missing_service: Callable[[str], NoReturn]) -> Iterator[str]:
-    running = local_redis_cluster(modules=True)
     try:
-        url = running.__enter__()
-    except Exception as error:  # noqa: BLE001  whatever keeps it from starting
-        missing_service(f"no Redis Cluster: {type(error).__name__}")
-    yield url.replace("redis://", "redis+cluster://")
-    running.__exit__(None, None, None)
+        with local_redis_cluster(modules=True) as url:
+            yield url.replace("redis://", "redis+cluster://")
+    except (ImportError, StoreUnavailable) as error:
+        missing_service(str(error))
 
 
 @pytest.fixture
