@@ -182,7 +182,7 @@ def test_the_ledgers_lock_delays_rows_and_no_call(policy: dict[str, Any], tmp_pa
         with scope(ACME), tenancy.gate.call(Call(ACME, "m", prompt_tokens=40)) as hold:
             hold.report(Usage(30, 12))
         spent = tenancy.balance(ACME).spent_nano
-        store = tenancy._store_for(ACME)
+        store = tenancy.gate.store_for(ACME)
         with pytest.raises(StoreUnavailable, match="lock"):
             store.drain(_impatient(tenancy))  # type: ignore[attr-defined]
         lock.execute("ROLLBACK")

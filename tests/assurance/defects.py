@@ -196,7 +196,7 @@ def _uncharged(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
 
 
 def _unscoped_release(patch: pytest.MonkeyPatch, tenancy: Tenancy) -> None:
-    store, owners = tenancy.gate._store_for(Tenant("acme", "pro")), dict[str, Tenant]()
+    store, owners = tenancy.gate.store_for(Tenant("acme", "pro")), dict[str, Tenant]()
     reserve, release = store.reserve, store.release
 
     def remember(ask: Any) -> Any:

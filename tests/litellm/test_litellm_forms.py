@@ -72,7 +72,7 @@ def _in_flight(tenancy: Tenancy, name: str) -> int:
 
     tenant = {"acme": ACME, "globex": GLOBEX, "initech": INITECH}[name]
     limits = Limits.of(tenancy.policy.for_tenant(tenant))
-    return tenancy.gate._store_for(tenant).balance(tenant, limits).in_flight
+    return tenancy.gate.store_for(tenant).balance(tenant, limits).in_flight
 
 
 async def test_a_call_is_booked_with_what_the_provider_reports(tenancy: Tenancy, make: Make) -> None:

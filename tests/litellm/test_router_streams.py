@@ -32,7 +32,7 @@ async def test_the_reservation_grows_with_what_is_written(deployments: Deploymen
 
         def balance() -> Balance:
             limits = Limits.of(tenancy.policy.for_tenant(ACME))
-            return tenancy.gate._store_for(ACME).balance(ACME, limits)
+            return tenancy.gate.store_for(ACME).balance(ACME, limits)
 
         for model in ("chat", "broken"):
             for _ in range(8):

@@ -314,7 +314,7 @@ def test_the_command_names_what_differs_from_an_invoice(on_redis: dict[str, Any]
 def test_what_was_compared_is_said(on_redis: dict[str, Any], tmp_path: Path) -> None:
     """In memory nothing is; and money of a worker that died is named, though no book differs."""
     with Tenancy.from_mapping(on_redis) as tenancy:
-        store = tenancy._store_for(TENANTS[0])
+        store = tenancy.gate.store_for(TENANTS[0])
         limits = Limits.of(tenancy.policy.for_tenant(TENANTS[0]))
         assert isinstance(store.reserve(ask(TENANTS[0], limits, ttl=0.001)), Granted)
         while tenancy.balance(TENANTS[0]).lost_nano == 0:  # the server's own clock, a millisecond on

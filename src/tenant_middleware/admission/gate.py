@@ -58,7 +58,7 @@ class ModelGate:
         self.prices = prices
         self.queue = queue
         self.clock = clock
-        self._store_for = store_for
+        self.store_for = store_for
         self._record = record
         self._ttl = reservation_ttl
         self._provider_state = provider_state
@@ -141,7 +141,7 @@ class ModelGate:
 
     def hit(self, call: Call) -> None:
         """Book an answer that came from a cache: it costs nothing and uses up no limit."""
-        self._entitled(call)
+        self.check_entitled(call)
         self._record(plan.hit_row(call, self.clock.time()))
 
     # The sugar: admit, note the open call, end it whatever happens.
@@ -175,7 +175,7 @@ class ModelGate:
 
     def _admit(self, call: Call) -> Flow[Hold]:
         outer = open_call()
-        self._entitled(call)
+        self.check_entitled(call)
         if isinstance(outer, Hold) and plan.joins(call, outer.root):
             return (yield from self._join(outer, call))
         terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model, batch=call.batch)
@@ -184,7 +184,7 @@ class ModelGate:
         ask = plan.ask_for(
             call, terms, self._limits(terms), price, ttl=self._ttl, nonce=new_nonce(), expected_output=expected
         )
-        ticket, store = plan.ticket_for(ask, call, terms), self._store_for(call.tenant)
+        ticket, store = plan.ticket_for(ask, call, terms), self.store_for(call.tenant)
         began = self.clock.time()
         slot = yield from self._enter(call, ask, ticket, store)
         slot, answer = yield from self._reserve(call, ask, ticket, store, slot, began + terms.queue_timeout)
@@ -258,7 +258,8 @@ class ModelGate:
             known = self._known_limits[id(terms)] = (terms, Limits.of(terms))
         return known[1]
 
-    def _entitled(self, call: Call) -> None:
+    def check_entitled(self, call: Call) -> None:
+        """Raise ModelForbidden unless the policy gives the call's tenant this model."""
         allowed, rule = self.policy.entitlement(call.tenant, call.model)
         if not allowed:
             error = ModelForbidden(
@@ -271,7 +272,7 @@ class ModelGate:
             raise error
 
     def _attempt(self, hold: Hold, call: Call) -> Flow[Hold]:
-        self._entitled(call)
+        self.check_entitled(call)
         return (yield from self._join(hold, call))
 
     def _join(self, outer: Hold, call: Call) -> Flow[Hold]:
@@ -304,7 +305,7 @@ class ModelGate:
     def _grow(self, root: Hold, *, output: int, nano: int) -> Flow[None]:
         tenant, per_token = root.call.tenant, root.price.for_prompt(root.call.prompt_tokens).output_nano
         ask = Ask(tenant, root.call.id, root.limits, 0, output, output, nano, per_token, self._ttl, new_nonce())
-        answer = yield Op(self._store_for(root.call.tenant), "extend", (ask,))
+        answer = yield Op(self.store_for(root.call.tenant), "extend", (ask,))
         now = self.clock.time()
         if isinstance(answer, Denied):
             raise plan.refusal(answer, root.call, now)
@@ -329,7 +330,7 @@ class ModelGate:
         tokens = row.prompt_tokens + row.completion_tokens
         settlement = Settlement(hold.call.tenant, hold.call.id, hold.limits, tokens, row.cost_nano, row)
         try:
-            yield Op(self._store_for(hold.call.tenant), "settle", (settlement,))
+            yield Op(self.store_for(hold.call.tenant), "settle", (settlement,))
         except TenancyError:
             hold.done = False  # still ours to settle; the lease charges it in full if nobody does
             raise
@@ -354,7 +355,7 @@ class ModelGate:
             return
         tenant = hold.call.tenant
         try:
-            yield Op(self._store_for(tenant), "release", (tenant, hold.call.id, hold.limits))
+            yield Op(self.store_for(tenant), "release", (tenant, hold.call.id, hold.limits))
         finally:
             slot, hold.slot = hold.slot, None
             if slot is not None:

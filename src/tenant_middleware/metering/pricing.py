@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tenant_middleware.errors import UnpricedModel
 from tenant_middleware.metering.usage import Usage
 from tenant_middleware.policy import PriceRule
 
+D = TypeVar("D")
 NANO = Decimal(1_000_000_000)
 _MILLION = Decimal(1_000_000)
 _INPUT = "input_cost_per_token"
@@ -131,44 +132,26 @@ class PriceBook:
         return price
 
     def _from_map(self, model: str, batch: bool) -> Price | None:
-        entry = self._entries.get(model)
-        if entry is None and "/" in model:
-            provider, _, name = model.partition("/")
-            entry = self._entries.get(name)
-            if entry is not None and entry.get("litellm_provider") not in (None, provider):
-                entry = None
+        entry = self._entry_of(model)
         if entry is None or ("input_cost_per_token" not in entry and "output_cost_per_token" not in entry):
             return None
         cost = {name: Decimal(str(value)) for name, value in entry.items() if "cost" in name and _is_number(value)}
-        discounted = batch and f"{_INPUT}_batches" in cost
-        source = "litellm batch" if discounted else "litellm"
-
-        def rates(tier: str, above: Price | None) -> Price:
-            """The prices with a suffix; what a tier doesn't name costs what it costs below it."""
-
-            def rate(name: str, default: Decimal | None) -> Decimal | None:
-                plain = cost.get(f"{name}{tier}", default)
-                return cost.get(f"{name}{tier}_batches", plain) if discounted else plain
-
-            zero = Decimal(0)
-            paid = rate(_INPUT, above.input if above else zero) or zero
-            return Price(
-                model=model,
-                input=paid,
-                output=rate("output_cost_per_token", above.output if above else zero) or zero,
-                cached_input=_or(rate("cache_read_input_token_cost", above.cached_input if above else None), paid),
-                per_call=cost.get("input_cost_per_request", zero),
-                source=source,
-                as_of=self.snapshot,
-                reasoning=rate("output_cost_per_reasoning_token", above.reasoning if above else None),
-                cache_write=rate("cache_creation_input_token_cost", above.cache_write if above else None),
-            )
-
-        price = rates("", None)
+        listed = _Listed(model, cost, self.snapshot, batch and f"{_INPUT}_batches" in cost)
+        price = listed.price()
         tiers: list[tuple[int, Price]] = []
         for above in sorted({int(found[1]) for name in cost if (found := _TIER.fullmatch(name))}):
-            tiers.append((above * 1000, rates(f"_above_{above}k_tokens", tiers[-1][1] if tiers else price)))
+            below = tiers[-1][1] if tiers else price
+            tiers.append((above * 1000, listed.price(f"_above_{above}k_tokens", below)))
         return replace(price, tiers=tuple(tiers))
+
+    def _entry_of(self, model: str) -> Mapping[str, Any] | None:
+        """By the whole name, else by the name alone where the entry is of the provider in front of it."""
+        entry: Mapping[str, Any] | None = self._entries.get(model)
+        if entry is not None or "/" not in model:
+            return entry
+        provider, _, name = model.partition("/")
+        entry = self._entries.get(name)
+        return entry if entry is not None and entry.get("litellm_provider") in (None, provider) else None
 
     @property
     def _entries(self) -> Mapping[str, Any]:
@@ -180,6 +163,37 @@ class PriceBook:
     def snapshot(self) -> str:
         """A hash that names the price map in force, so that a figure can be reproduced."""
         return packaged_map()[1] if self._map is None or self._map is packaged_map()[0] else _hash_of(self._map)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """One entry of the price map: its costs by LiteLLM's names for them, and whether a batch API's are wanted."""
+
+    model: str
+    cost: Mapping[str, Decimal]
+    snapshot: str
+    batch: bool
+
+    def price(self, tier: str = "", below: Price | None = None) -> Price:
+        """The prices with a suffix; what a tier doesn't name costs what it costs below it."""
+        zero = Decimal(0)
+        paid = self._rate(_INPUT, tier, below.input if below else zero)
+        cached = self._rate("cache_read_input_token_cost", tier, below.cached_input if below else None)
+        return Price(
+            model=self.model,
+            input=paid,
+            output=self._rate("output_cost_per_token", tier, below.output if below else zero),
+            cached_input=paid if cached is None else cached,
+            per_call=self.cost.get("input_cost_per_request", zero),
+            source="litellm batch" if self.batch else "litellm",
+            as_of=self.snapshot,
+            reasoning=self._rate("output_cost_per_reasoning_token", tier, below.reasoning if below else None),
+            cache_write=self._rate("cache_creation_input_token_cost", tier, below.cache_write if below else None),
+        )
+
+    def _rate(self, name: str, tier: str, default: D) -> Decimal | D:
+        plain = self.cost.get(f"{name}{tier}", default)
+        return self.cost.get(f"{name}{tier}_batches", plain) if self.batch else plain
 
 
 def _from_rule(model: str, rule: PriceRule) -> Price:
@@ -195,10 +209,6 @@ def _from_rule(model: str, rule: PriceRule) -> Price:
         as_of=rule.as_of.isoformat() if rule.as_of else "",
         free=rule.free,
     )
-
-
-def _or(value: Decimal | None, default: Decimal) -> Decimal:
-    return default if value is None else value
 
 
 def _is_number(value: object) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any
 
 from tenant_middleware.admission.gate import ModelGate
 from tenant_middleware.admission.queue import FairQueue
-from tenant_middleware.admission.store import AdmissionStore, Balance, Limits
+from tenant_middleware.admission.store import Balance, Limits
 from tenant_middleware.backends.routed import backend_of
 from tenant_middleware.backends.urls import Opener
 from tenant_middleware.clock import Clock, SystemClock
@@ -99,10 +99,9 @@ class Tenancy(TenantData):
 
     def _open_gate(self, queue: FairQueue | None) -> ModelGate:
         store = self._opener.concern("admission", self._opener.admission(self.ledger))
-        self._store_for: Callable[[Tenant], AdmissionStore] = partial(backend_of, store)
         return ModelGate(
             self.policy,
-            self._store_for,
+            partial(backend_of, store),
             PriceBook(self.policy.prices),
             queue or self._opener.queue(),
             self.clock,
@@ -168,11 +167,11 @@ class Tenancy(TenantData):
 
     def balance(self, tenant: Tenant) -> Balance:
         """What is left of a tenant's limits and budget, and what its calls in flight hold."""
-        return self._store_for(tenant).balance(tenant, Limits.of(self.policy.for_tenant(tenant)))
+        return self.gate.store_for(tenant).balance(tenant, Limits.of(self.policy.for_tenant(tenant)))
 
     async def abalance(self, tenant: Tenant) -> Balance:
         """`balance`, by awaiting."""
-        return await self._store_for(tenant).abalance(tenant, Limits.of(self.policy.for_tenant(tenant)))
+        return await self.gate.store_for(tenant).abalance(tenant, Limits.of(self.policy.for_tenant(tenant)))
 
     def drain(self) -> int:
         """Move settled rows into the ledger, and on to billing; returns how many were new in the ledger.

@@ -41,7 +41,7 @@ def listed_adapters(stage: Stage, who: Tenant) -> object:
     for rule in stage.tenancy.policy.tenants.values():
         for pattern in rule.owns:
             try:
-                stage.tenancy.gate._entitled(Call(who, pattern.replace("*", "audit")))
+                stage.tenancy.gate.check_entitled(Call(who, pattern.replace("*", "audit")))
             except TenancyError:
                 continue
             return stage.code
@@ -90,7 +90,7 @@ class _Stopped(Exception):
 def released_by_another(stage: Stage, who: Tenant) -> object:
     """The owner's open reservation, ended by somebody who knows its id."""
     limits = Limits.of(stage.tenancy.policy.for_tenant(stage.owner))
-    call, store = Call(stage.owner, "audit"), stage.tenancy.gate._store_for(stage.owner)
+    call, store = Call(stage.owner, "audit"), stage.tenancy.gate.store_for(stage.owner)
     granted = store.reserve(Ask(stage.owner, call.id, limits, 1, 1, 1, 0, 0, 30.0, call.id))
     if not isinstance(granted, Granted):
         return None
