@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
@@ -13,7 +14,7 @@ from tenant_middleware.admission.store import AdmissionStore, Ask, Denied, Grant
 from tenant_middleware.backends.in_memory.admission import InMemoryAdmission
 from tenant_middleware.backends.in_memory.ledger import InMemoryLedger
 from tenant_middleware.backends.redis.admission import RedisAdmission
-from tenant_middleware.errors import SettingsError
+from tenant_middleware.errors import SettingsError, StoreUnavailable
 from tenant_middleware.local import local_redis
 from tenant_middleware.metering.ledger import LedgerRow
 from tenant_middleware.testing import ManualClock
@@ -148,3 +149,30 @@ def test_rows_in_the_stream_count_when_an_account_is_rebuilt(redis_url: str) -> 
         client.delete(store._keys_of(ACME).account)
     assert store.balance(ACME, FREE).spent_nano == 140
     store.close()
+
+
+class SlowBooks(InMemoryLedger):
+    """Counts how often it is asked, and fails while it is `down`."""
+
+    reads, down = 0, False
+
+    def spent_nano(self, tenant_id: str, *, since: float) -> int:
+        self.reads += 1
+        if self.down:
+            raise StoreUnavailable("the ledger is down", store="ledger")
+        return super().spent_nano(tenant_id, since=since)
+
+
+async def test_a_crowd_of_first_calls_reads_the_ledger_once(redis_url: str) -> None:
+    """After a restart of Redis every tenant's crowd arrives at once; the ledger must not be asked by each call."""
+    ledger, limits = SlowBooks(), replace(FREE, budget_nano=10_000, rpm=6_000, tpm=None, max_concurrency=None)
+    store = RedisAdmission(redis_url, ledger=ledger, clock=ManualClock(START), timeout=5.0)
+    ledger.down = True
+    answers = await asyncio.gather(*(store.areserve(ask(limits=limits)) for _ in range(20)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 20
+    assert ledger.reads == 1
+    ledger.down = False
+    answers = await asyncio.gather(*(store.areserve(ask(limits=limits)) for _ in range(20)))
+    assert [type(answer) for answer in answers] == [Granted] * 20
+    assert ledger.reads == 2
+    await store.aclose()

@@ -19,9 +19,11 @@ from tenant_middleware.backends.redis import drain, wire
 from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.outage import Outage
 from tenant_middleware.backends.redis.steps import (
+    PAUSE,
     Elsewhere,
     Flow,
     Nodes,
+    Pause,
     RunScript,
     Unreachable,
     call,
@@ -40,6 +42,13 @@ _MAX_KEYS = 10_000
 # Rebuilding competes with workers that settle; each try reads what the last one missed.
 _TRIES = 10
 _REPLAYED_AT_ONCE = 20
+
+
+class _Rebuild:
+    """The rebuilding of one tenant's account, for those who wait for it."""
+
+    over = False
+    error: StoreUnavailable | None = None
 
 
 class RedisAdmission:
@@ -76,6 +85,7 @@ class RedisAdmission:
         self._outage = Outage(clock or SystemClock(), record, when_down, workers)
         self._spans: dict[Period, Span] = {}
         self._keys: dict[str, wire.TenantKeys] = {}
+        self._rebuilds: dict[str, _Rebuild] = {}
         self.links.run(contact(self.nodes))
 
     # What callers use: the flow, driven by this thread or this loop.
@@ -251,10 +261,29 @@ class RedisAdmission:
             if reply[0] == b"P":
                 self._spans[limits.period] = span_at(float(reply[1]), limits.period)
             elif reply[0] == b"U":
-                yield from self._rebuild(tenant, limits)
+                yield from self._rebuild_once(tenant, limits)
             else:
                 return reply
         raise StoreUnavailable("the tenant's budget could not be rebuilt", store="admission", retry_after=1.0)
+
+    def _rebuild_once(self, tenant: Tenant, limits: Limits) -> Flow[None]:
+        """Rebuild, or wait for the call of this process that is at it: a crowd must not read the ledger all at once."""
+        mine = _Rebuild()
+        running = self._rebuilds.setdefault(tenant.id, mine)
+        while running is not mine and not running.over:
+            yield Pause(PAUSE)
+        if running is not mine:
+            if running.error is not None:
+                raise running.error
+            return
+        try:
+            yield from self._rebuild(tenant, limits)
+        except StoreUnavailable as error:
+            mine.error = error
+            raise
+        finally:
+            mine.over = True
+            self._rebuilds.pop(tenant.id, None)
 
     def _rebuild(self, tenant: Tenant, limits: Limits) -> Flow[None]:
         """Make the account from the books: rows that wait in the stream are written first, then the sum is taken."""
