@@ -54,7 +54,7 @@ def run(workload: str, scheduler: str) -> Cell:
         jain=min(outcome.jain for outcome in outcomes),
         utilisation=min(outcome.utilisation for outcome in outcomes),
         gap=max(outcome.gap for outcome in outcomes),
-        bound=made.max_wait + longest * (1 + tenants / SLOTS),
+        bound=made.max_wait + longest * (1 + 4 * tenants / SLOTS),
         waits=tuple(sorted(waits)),
     )
 

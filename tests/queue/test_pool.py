@@ -209,6 +209,19 @@ def test_a_tenant_that_got_nothing_for_too_long_goes_first_but_a_flood_cannot_us
     assert drain(line, 11.5, most=3) == ["Acme", "acme", "acme"]
 
 
+def test_too_many_tenants_to_serve_each_in_time_do_not_undo_the_weights_nor_a_newcomers_turn() -> None:
+    """All of forty floods have waited past `max_wait`: without the turns it would be one call each, oldest first."""
+    line = pool(max_wait=10.0)
+    for n in range(40):
+        for _ in range(60):
+            line.push(job(f"flood{n}", prompt=100 + n, weight=4.0 if n % 2 else 1.0), 0.0)
+    served = [drain(line, float(second), most=1)[0] for second in range(400)]
+    heavy = sum(int(tenant.removeprefix("flood")) % 2 for tenant in served)
+    assert heavy > 2 * (len(served) - heavy)
+    line.push(job("light"), 400.0)
+    assert "light" in [drain(line, float(second), most=1)[0] for second in range(400, 405)]
+
+
 def test_a_job_that_never_ends_loses_its_slot_once() -> None:
     line = pool(max_runtime=60.0)
     line.push(job("Acme"), 0.0)

@@ -142,7 +142,7 @@ class NobodyStarves(RuleBasedStateMachine):
 
     @invariant()
     def within_the_bound(self) -> None:
-        bound = MAX_WAIT + LONGEST * (1 + self.tenants / SLOTS)
+        bound = MAX_WAIT + LONGEST * (1 + 4 * self.tenants / SLOTS)
         for lane in self.pool.lanes:
             if lane.jobs:
                 assert self.now - lane.waiting_since <= bound + 1e-6

@@ -287,8 +287,8 @@ async def test_a_tenant_that_cancels_everything_costs_the_others_nothing(
 def scripted(redis_url: str) -> Iterator[Callable[..., Scripted]]:
     made: list[Scripted] = []
 
-    def make(slots: int = 1, **options: object) -> Scripted:
-        terms = PoolTerms(slots, max_runtime=1e6, prior_output=0)
+    def make(slots: int = 1, *, max_wait: float = 30.0, **options: object) -> Scripted:
+        terms = PoolTerms(slots, max_runtime=1e6, prior_output=0, max_wait=max_wait)
         made.append(Scripted(redis_url, PoolRule("p", ("m",), terms), **options))  # type: ignore[arg-type]  # options of each test
         return made[-1]
 
@@ -327,6 +327,25 @@ def test_a_tenant_that_wakes_after_an_hour_has_earned_nothing(scripted: Callable
     line.now += 3600.0
     order = served(line, ("Acme", "acme"), 40)
     assert 19 <= order.count("acme") <= 21
+
+
+def test_too_many_tenants_to_serve_each_in_time_do_not_undo_a_newcomers_turn(
+    scripted: Callable[..., Scripted],
+) -> None:
+    line = scripted(max_wait=10.0)
+    waiting = [line.push(f"flood{n}", 100 + n, 0) for n in range(20) for _ in range(6)]
+
+    def serve(seconds: int) -> None:
+        for _ in range(seconds):
+            line.now += 1.0
+            (lease,) = [each for each in waiting if each.ready]
+            waiting.remove(lease)
+            line.leave(lease, lease.ticket.prompt_tokens, 0)
+
+    serve(60)
+    waiting.append(light := line.push("light", 100, 0))
+    serve(4)
+    assert light.ready
 
 
 @pytest.mark.parametrize("tenants", [500, pytest.param(100_000, marks=pytest.mark.long)])

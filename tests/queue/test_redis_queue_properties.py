@@ -169,7 +169,7 @@ class NobodyStarves(RuleBasedStateMachine):
 
     @invariant()
     def within_the_bound(self) -> None:
-        bound = MAX_WAIT + LONGEST * (1 + 5 / SLOTS)
+        bound = MAX_WAIT + LONGEST * (1 + 4 * 5 / SLOTS)
         for lease, since in self.waiting.items():
             last = max(since, self.served.get(lease.ticket.tenant.id, since))
             first = min(s for each, s in self.waiting.items() if each.ticket.tenant == lease.ticket.tenant)

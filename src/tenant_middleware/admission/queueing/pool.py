@@ -14,13 +14,16 @@ from tenant_middleware.admission.queueing.terms import PoolTerms
 
 _SLACK = 64  # stale heap entries that are not worth a clean-up
 _SWEPT = 2  # idle lanes looked at per operation, so that forgetting them never takes long
+# Of so many starts in a row, one may go to a tenant that waited too long. When there are too many tenants to serve
+# each within `max_wait`, all of them have; then the other starts keep to the order, with its weights and sizes.
+_AGED_ONE_IN = 4
 
 
 class Pool:
     """Who runs, who waits, who is next. A job goes push -> pop -> (progress, park)* -> done, or push -> cancel.
 
     A tenant with weight above 0 whose caps let it run is served at least every
-    `max_wait + R * (1 + tenants / slots)` seconds, R being the longest time a call holds its slot.
+    `max_wait + R * (1 + 4 * tenants / slots)` seconds, R being the longest time a call holds its slot.
     """
 
     def __init__(self, terms: PoolTerms, order: Order | None = None, means: OutputMeans | None = None) -> None:
@@ -36,6 +39,7 @@ class Pool:
         self._running: OrderedDict[int, Job] = OrderedDict()
         self._idle: OrderedDict[str, Lane] = OrderedDict()
         self._count = itertools.count(1)
+        self._in_turn = _AGED_ONE_IN
         self.queued = 0
 
     @property
@@ -270,14 +274,18 @@ class Pool:
             self._idle[lane.tenant_id] = lane
 
     def _next(self, now: float) -> tuple[Lane | None, bool]:
-        """The tenant that has waited too long for any call, else the one whose turn it is."""
+        """The tenant whose turn it is; now and then one that has waited too long for any call."""
         while self._ages and (self._ages[0][2] != self._ages[0][3].version):
             heapq.heappop(self._ages)
-        if self._ages and now - self._ages[0][0] > self.terms.max_wait:
+        if not self._ages:
+            return None, True
+        self._in_turn += 1
+        if now - self._ages[0][0] > self.terms.max_wait and self._in_turn >= _AGED_ONE_IN:
+            self._in_turn = 0
             return self._ages[0][3], False
-        while self._turns and self._turns[0][1] != self._turns[0][2].version:
+        while self._turns[0][1] != self._turns[0][2].version:  # whoever has an age has a turn
             heapq.heappop(self._turns)
-        return (self._turns[0][2], True) if self._turns else (None, True)
+        return self._turns[0][2], True
 
     def _set_aside(self, lane: Lane, until: float, now: float) -> None:
         lane.parked_until = max(until, lane.parked_until or until)

@@ -32,8 +32,8 @@ class PoolTerms:
     """One pool: `slots` calls at once (None: no end of them), of which one tenant alone leaves `reserve_slots` free.
 
     `output_weight` is what an output token costs in prompt tokens. `prior_output` stands for an output length until
-    some have been seen. A tenant that got nothing for `max_wait` seconds goes first. A call that runs longer than
-    `max_runtime` seconds loses its slot.
+    some have been seen. Of four starts one may go to a tenant that got nothing for `max_wait` seconds. A call that runs
+    longer than `max_runtime` seconds loses its slot.
     """
 
     slots: int | None

@@ -17,13 +17,14 @@ local time = redis.call('TIME')
 local now = terms.now or tonumber(time[1]) + tonumber(time[2]) / 1e6 -- tests bring a clock of their own
 local lanes, granted, probing_grant = {}, {}, false
 local KEEP_S = 3600 -- figures of tenants that don't come back; means are kept for a day
+local AGED_ONE_IN = 4 -- of so many starts, one may go to a tenant that waited too long: `pool.py` says why
 local REAPED, WOKEN, SWEPT, MODELS = 100, 16, 2, 200 -- bounds on the housekeeping of one call, and on what a tenant names
 
-local head = redis.call('HMGET', P, 'v', 'top', 'seq', 'queued', 'frozen', 'beat', 'reap_after')
+local head = redis.call('HMGET', P, 'v', 'top', 'seq', 'queued', 'frozen', 'beat', 'reap_after', 'turn')
 local pool = {
   v = tonumber(head[1]) or 0, top = tonumber(head[2]) or 0, seq = tonumber(head[3]) or 0,
   queued = tonumber(head[4]) or 0, frozen = tonumber(head[5]) or 0, beat = tonumber(head[6]) or now,
-  reap_after = tonumber(head[7]) or 0,
+  reap_after = tonumber(head[7]) or 0, in_turn = tonumber(head[8]) or AGED_ONE_IN,
 }
 if not head[1] then
   -- New, or lost with the server's memory: then calls are running that we don't know yet, and workers soon say so.
@@ -157,7 +158,11 @@ end
 local function next_lane()
   local oldest = redis.call('ZRANGE', P .. 'ages', 0, 0, 'WITHSCORES')
   if not oldest[1] then return nil end
-  if now - tonumber(oldest[2]) > terms.max_wait then return lane_of(oldest[1]), false end
+  pool.in_turn = pool.in_turn + 1
+  if now - tonumber(oldest[2]) > terms.max_wait and pool.in_turn >= AGED_ONE_IN then
+    pool.in_turn = 0
+    return lane_of(oldest[1]), false
+  end
   return lane_of(string.sub(redis.call('ZRANGE', P .. 'turns', 0, 0)[1], 27)), true
 end
 
