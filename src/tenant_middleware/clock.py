@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 import time
 from typing import Protocol
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Clock(Protocol):
@@ -31,3 +34,12 @@ class SystemClock:
 def utc(seconds: float) -> dt.datetime:
     """An aware UTC time from seconds since the epoch."""
     return dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def seconds_of(value: object) -> float:
+    """Seconds from a number or a text like 90s, 15m, 1h or 7d; raises ValueError for anything else."""
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())):
+        return float(found[1]) * _UNITS[found[2]]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError('expected seconds or a duration such as "90s", "15m", "1h" or "7d"')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tenant_middleware.clock import seconds_of
+from tenant_middleware.complaints import complaints
 from tenant_middleware.errors import AuthenticationError, InvalidTenant, TenantSuspended
 from tenant_middleware.patterns import first_clash, matches
 from tenant_middleware.tenant import Tenant, check_name
@@ -26,12 +28,24 @@ BACKENDS = ("admission", "history", "cache", "vectors", "ledger")
 MAX_BUDGET_USD = Decimal(9_000_000)
 
 
-def _unlimited(value: object) -> object:
-    return None if value == "unlimited" else value
+def _limit(value: object) -> object:
+    if isinstance(value, str) and not value.isdigit():
+        if value != "unlimited":
+            raise ValueError('expected a whole number, or "unlimited"')
+        return None
+    return value
+
+
+def _budget(value: object) -> object:
+    if value is None or value == "unlimited":
+        return None
+    if not isinstance(value, Mapping | Budget):
+        raise ValueError('expected { usd = "5", period = "month" }, or "unlimited"')
+    return value
 
 
 # A limit must be written down: leaving one out is an error, "unlimited" is a decision.
-Limit = Annotated[int | None, Field(gt=0), BeforeValidator(_unlimited)]
+Limit = Annotated[int | None, Field(gt=0), BeforeValidator(_limit)]
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -71,12 +85,12 @@ class Tier(Model):
     tpm: Limit
     burst: Annotated[float, Field(gt=0, le=1)] = 0.1
     max_concurrency: Limit
-    budget: Annotated[Budget | None, BeforeValidator(_unlimited)]
+    budget: Annotated[Budget | None, BeforeValidator(_budget)]
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     models: tuple[str, ...]
     max_output_tokens: Annotated[int, Field(gt=0)]
     min_output_tokens: Annotated[int, Field(gt=0)] = 16
-    queue_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    queue_timeout: Annotated[float, BeforeValidator(seconds_of), Field(ge=0, allow_inf_nan=False)] = 0.0
     estimate: Literal["strict", "adaptive"] = "strict"
     isolation: Isolation = "namespace"
     guard: GuardMode = "flag"
@@ -198,8 +212,7 @@ class Policy(Model):
         try:
             return Tier.model_validate(merged)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise ValueError(f"tenants.{tenant_id}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise ValueError(f"tenants.{tenant_id}.{next(complaints(error, Tier))}") from None
 
     def admit(self, tenant_id: str, tier_claim: str | None, subject: str | None = None) -> Tenant:
         """The Tenant behind verified claims; AuthenticationError when no rule admits it or the tier contradicts."""

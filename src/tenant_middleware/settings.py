@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import SettingsError as SettingsSourceError
 
+from tenant_middleware.clock import seconds_of
+from tenant_middleware.complaints import complaints
 from tenant_middleware.errors import SettingsError
 from tenant_middleware.identity import IdentitySettings
 from tenant_middleware.policy import Limit, Model, Policy, PriceRule, TenantRule, Tier
@@ -25,18 +27,8 @@ from tenant_middleware.policy import Limit, Model, Policy, PriceRule, TenantRule
 ENV_PREFIX = "TENANCY__"
 # Tenant ids and model names are case sensitive, environment keys are not: [tenants] and [prices] stay in the file.
 ENV_SECTIONS = ("identity", "backends", "cache", "billing", "secrets")
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def seconds_of(value: object) -> float:
-    """Seconds from a number or a text like 90s, 15m, 1h or 7d; raises ValueError for anything else."""
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())):
-        return float(found[1]) * _UNITS[found[2]]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise ValueError('expected seconds or a duration such as "90s", "15m", "1h" or "7d"')
-
+# A misspelt variable that sets nothing would leave a limit in memory that is meant for all workers.
+_ONE_UNDERSCORE = tuple(f"TENANCY_{section.upper()}_" for section in ENV_SECTIONS)
 
 Duration = Annotated[float, BeforeValidator(seconds_of), Field(gt=0, allow_inf_nan=False)]
 
@@ -146,10 +138,17 @@ class TelemetrySettings(Model):
     named_tenants: Annotated[int, Field(gt=0)] = 100
 
 
+def _long_enough(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and len(key.get_secret_value().encode()) < 16:
+        raise ValueError("expected at least 16 random bytes")
+    return key
+
+
 class SecretSettings(Model):
     """Keys that must not stand in the policy file of a real deployment; set them with TENANCY__SECRETS__..."""
 
-    fingerprint_key: SecretStr | None = None
+    fingerprint_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = None
+    passport_key: SecretStr | None = None
     pinecone_api_key: SecretStr | None = None
     billing_token: SecretStr | None = None
 
@@ -236,7 +235,7 @@ def load(
         settings = Settings(**merged)
         return settings, settings.to_policy()
     except ValidationError as error:
-        raise SettingsError(_explained(name, error)) from None
+        raise SettingsError("\n".join(f"{name}: {line}" for line in complaints(error, Settings))) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -252,6 +251,9 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """The nested values of all TENANCY__ variables; an unknown section or key is an error, not a value unset."""
     known = {section: Settings.model_fields[section].annotation for section in ENV_SECTIONS}
     mine = {name: value for name, value in environ.items() if name.upper().startswith(ENV_PREFIX)}
+    for name in environ:
+        if name.upper().startswith(_ONE_UNDERSCORE):
+            raise SettingsError(f"{name}: expected two underscores between the parts: TENANCY__SECTION__KEY")
     for name in mine:
         section, _, rest = name[len(ENV_PREFIX) :].lower().partition("__")
         if section not in known:
@@ -261,9 +263,15 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
             )
         if rest.partition("__")[0] not in _fields(known[section]):
             raise SettingsError(f"{name}: [{section}] has no such key; it has {', '.join(_fields(known[section]))}")
-    source = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
-    source.env_vars = {name.lower(): value for name, value in mine.items()}
-    return {section: value for section, value in source().items() if section in ENV_SECTIONS}
+    nested: dict[str, Any] = {}
+    for name, value in mine.items():
+        source = EnvSettingsSource(Settings, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+        source.env_vars = {name.lower(): value}
+        try:
+            nested = _deep(nested, {key: found for key, found in source().items() if key in ENV_SECTIONS})
+        except SettingsSourceError as error:
+            raise SettingsError(f'{name}: expected JSON for a list or a section, such as ["a", "b"]') from None
+    return nested
 
 
 def _fields(annotation: Any) -> list[str]:
@@ -284,14 +292,6 @@ def _resolve_jwks(merged: dict[str, Any], folder: Path) -> None:
     identity = merged.get("identity")
     if isinstance(identity, Mapping) and isinstance(identity.get("jwks_file"), str):
         merged["identity"] = {**identity, "jwks_file": str(folder / identity["jwks_file"])}
-
-
-def _explained(name: str, error: ValidationError) -> str:
-    lines = []
-    for entry in error.errors(include_input=False, include_url=False, include_context=False):
-        where = ".".join(str(piece) for piece in entry["loc"]) or "the file"
-        lines.append(f"{name}: {where}: {entry['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
 
 
 __all__ = [

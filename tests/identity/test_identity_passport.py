@@ -14,8 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr
 
 from tenant_middleware.context import current_tenant, peek_tenant, scope
-from tenant_middleware.errors import AuthenticationError, ConfigurationError, MissingTenant, TenantMismatch
+from tenant_middleware.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    MissingTenant,
+    SettingsError,
+    TenantMismatch,
+)
 from tenant_middleware.identity import IdentitySettings, JwtIdentity, Passport
+from tenant_middleware.tenancy import Tenancy
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing import ManualClock
 
@@ -260,3 +267,17 @@ def test_passport_holds_names_and_times_alone(make: Make, acme: Tenant) -> None:
     body = make().issue(acme).split(".")[1]
     held = json.loads(jwt.utils.base64url_decode(body))
     assert held.keys() == {"aud", "iat", "exp", "jti", "tenant", "tier", "sub"}
+
+
+def test_a_tenancy_issues_passports_and_asks_its_policy_where_they_are_opened() -> None:
+    terms = {"rpm": 1, "tpm": 1, "max_concurrency": 1, "budget": "unlimited", "models": [], "max_output_tokens": 64}
+    policy = {"tiers": {"pro": terms}, "tenants": {"acme": {"tier": "pro"}}, "secrets": {"passport_key": "k" * 32}}
+    acme = Tenant("acme", "pro", "ann")
+    with Tenancy.from_mapping(policy) as here, Tenancy.from_mapping(policy | {"tenants": {}}) as there:
+        text = here.passport("jobs").issue(acme)
+        assert here.passport("jobs").verify(text) == acme
+        for refusing in (here.passport("other"), there.passport("jobs")):
+            with pytest.raises(AuthenticationError):
+                refusing.verify(text)
+    with Tenancy.from_mapping(policy | {"secrets": {}}) as keyless, pytest.raises(SettingsError, match="PASSPORT_KEY"):
+        keyless.passport("jobs")

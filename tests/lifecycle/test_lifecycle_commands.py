@@ -111,3 +111,27 @@ def test_training_verify(place: Path) -> None:
     assert run("training", "verify", "t.jsonl") == (0, "1 rows of acme alone, for base\n")
     (place / "t.jsonl").write_text("{}\n")
     assert run("training", "verify", "t.jsonl")[0] == 2
+
+
+@pytest.mark.parametrize("command", [("explain",), ("export", "out"), ("erase", "--confirm=Acme")], ids=" ".join)
+def test_a_misspelt_tenant_is_told_who_was_meant(place: Path, command: tuple[str, ...]) -> None:
+    name, *rest = command
+    code, said = run(name, "Acme", *rest)
+    assert code == 2 and "[tenants] doesn't list Acme: did you mean acme?" in said
+
+
+def test_a_suspension_of_somebody_unlisted_says_so(place: Path) -> None:
+    assert run("suspend", "acne") == (0, "acne is suspended; [tenants] doesn't list acne: did you mean acme?\n")
+
+
+def test_since_takes_a_day_and_how_far_back(place: Path) -> None:
+    for since, calls in (("1h", 1), ("2000-01-01", 1), ("2999-01-01", 0)):
+        code, said = run("usage", "--since", since, "--json")
+        assert code == 0 and json.loads(said)["total"]["calls"] == calls
+        assert run("export-costs", "--since", since)[1].count("acme") == calls
+    for command in ("latency", "heatmap", "report"):
+        assert run(command, "--since", "2000-01-01")[0] == 0
+        code, said = run(command, "--since", "yesterday")
+        assert code == 2 and "--since" in said and "expected a day such as" in said
+    code, said = run("usage", "--since", "yesterday")
+    assert code == 2 and "--since" in said and "expected a day such as" in said

@@ -71,6 +71,8 @@ def test_keys_beside_the_policy_file_are_found_from_anywhere(policy_file: Path) 
         ({"TENANCY__TENANTS__ACME__TIER": "gold"}, "TENANCY__TENANTS__ACME__TIER"),
         ({"tenancy__cash__ttl": "1h"}, "tenancy__cash__ttl"),
         ({"TENANCY__CACHE__TTL": "soon"}, "cache.ttl"),
+        ({"TENANCY_BACKENDS_ADMISSION": "redis://127.0.0.1"}, "TENANCY_BACKENDS_ADMISSION.*two underscores"),
+        ({"TENANCY__IDENTITY__ALGORITHMS": "EdDSA"}, "TENANCY__IDENTITY__ALGORITHMS.*JSON"),
     ],
 )
 def test_a_misspelt_variable_is_an_error(policy_file: Path, environ: dict[str, str], named: str) -> None:
@@ -97,6 +99,41 @@ def test_a_mistake_in_the_policy_names_file_and_key(policy_file: Path, overrides
     with pytest.raises(SettingsError) as caught:
         load(policy_file, overrides=overrides, environ={})
     assert str(policy_file) in str(caught.value) and named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "way_out"),
+    [
+        ({"tiers": {"free": {"max_concurency": 1}}}, "tiers.free.max_concurency: no such key; did you mean max_concur"),
+        ({"tiers": {"free": {"budget": {"usd": 5, "perod": "day"}}}}, "did you mean period?"),
+        ({"tiers": {"free": {"when_down": {"xyz": 1}}}}, "no such key; expected one of limits, budget"),
+        ({"tenants": {"acme": {"rmp": 3}}}, "tenants.acme.rmp: no such key; did you mean rpm?"),
+        ({"identity": {"audiance": "x"}}, "did you mean audience?"),
+        ({"queue": {"pools": {"p": {"models": ["*"], "slot": 1}}}}, "did you mean slots?"),
+        ({"tiers": {"free": {"budget": 5}}}, 'tiers.free.budget: expected { usd = "5", period = "month" }, or "unl'),
+        ({"tiers": {"free": {"rpm": "none"}}}, 'tiers.free.rpm: expected a whole number, or "unlimited"'),
+        ({"tiers": {"free": {"models": "gpt"}}}, "tiers.free.models: expected a list"),
+        ({"tiers": {"new": {}}}, "tiers.new.rpm: required"),
+        ({"secrets": {"fingerprint_key": "short"}}, "secrets.fingerprint_key: expected at least 16 random bytes"),
+    ],
+    ids=str,
+)
+def test_a_mistake_says_the_way_out(policy_file: Path, overrides: dict[str, Any], way_out: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(policy_file, overrides=overrides, environ={})
+    assert way_out in str(caught.value)
+
+
+def test_a_queue_timeout_is_a_duration_like_the_others(policy_file: Path) -> None:
+    _, policy = load(policy_file, overrides={"tiers": {"free": {"queue_timeout": "2m"}}}, environ={})
+    assert policy.tiers["free"].queue_timeout == 120
+
+
+def test_variables_of_one_section_add_up(policy_file: Path) -> None:
+    environ = {"TENANCY__IDENTITY__AUDIENCE": '["a", "b"]', "TENANCY__IDENTITY__LEEWAY": "5"}
+    settings, _ = load(policy_file, environ=environ)
+    assert settings.identity is not None
+    assert (settings.identity.audience, settings.identity.leeway) == (("a", "b"), 5)
 
 
 def test_an_error_never_repeats_a_secret(policy_file: Path) -> None:

@@ -151,9 +151,11 @@ def _budget_refusal(denied: Denied, call: Call, now: float) -> BudgetExceeded:
 
 def _rate_refusal(denied: Denied, call: Call) -> RateLimited:
     unit = _UNITS[denied.rule]
-    way_out = "this call alone is larger: no wait helps" if denied.never else f"retry in {denied.retry_after:.3g} s"
+    at_once = "" if denied.rule == "concurrency" else ", of which a share (burst) may come at once,"
     error = RateLimited(
-        f"limit of {denied.limit} {unit}, {denied.used} used: {way_out}",
+        f"this call alone takes {denied.used} of a limit of {denied.limit} {unit}: no wait helps"
+        if denied.never
+        else f"the limit of {denied.limit} {unit}{at_once} is used up: retry in {denied.retry_after:.3g} s",
         rule=denied.rule,
         tenant_id=call.tenant.id,
         model=call.model,

@@ -91,7 +91,7 @@ def audit(
         raise TenantMismatch("audit: a scope is open here; leave it, the audit plays tenants of its own")
     chosen = [probe for probe in probes if not only or any(probe.id.startswith(name) for name in only)]
     if not chosen:
-        raise ConfigurationError("audit: no probe has such an id; the catalogue is in assurance.probes.CATALOGUE")
+        raise ConfigurationError(f"audit: no probe has such an id; there are {', '.join(probe.id for probe in probes)}")
     number = random.SystemRandom().getrandbits(32) if seed is None else seed
     dice, began = random.Random(number), tenancy.clock.time()
     swept = sweep(tenancy)

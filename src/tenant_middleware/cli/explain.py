@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tenant_middleware.cli.places import PolicyOption, masked, policy_path
+from tenant_middleware.cli.places import PolicyOption, admitted, masked, policy_path
 from tenant_middleware.policy import BACKENDS, Explained, Policy
 from tenant_middleware.settings import CacheSettings, Settings, load
 from tenant_middleware.tenant import Tenant
@@ -28,7 +28,7 @@ def explain(
     from rich.table import Table
 
     settings, rules = load(policy_path(policy))
-    rows = resolved(settings, rules, rules.admit(tenant, tier))
+    rows = resolved(settings, rules, admitted(rules, tenant, tier))
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows], indent=2))
         return

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from tenant_middleware.cli.places import Day, LedgerOption, PolicyOption, ledger_url, seconds
+from tenant_middleware.cli.places import LedgerOption, Moment, PolicyOption, ledger_url
 from tenant_middleware.metering import export, focus
 from tenant_middleware.metering.ledger import LedgerRow
 
@@ -28,8 +28,8 @@ def export_costs(
     policy: PolicyOption = None,
     ledger: LedgerOption = None,
     as_format: Annotated[Format, typer.Option("--format", help="csv, jsonl, or FOCUS 1.4 as CSV.")] = Format.csv,
-    since: Day = None,
-    until: Day = None,
+    since: Moment = None,
+    until: Moment = None,
     tenant: Annotated[str | None, typer.Option(help="This tenant alone.", show_default=False)] = None,
     out: Annotated[
         Path | None, typer.Option(help="A file to write; default: standard output.", show_default=False)
@@ -41,7 +41,7 @@ def export_costs(
 
     books = SqlLedger(ledger_url(ledger, policy))
     try:
-        rows = books.rows(tenant_id=tenant, since=seconds(since), until=seconds(until))
+        rows = books.rows(tenant_id=tenant, since=since, until=until)
     finally:
         books.close()
     with ExitStack() as opened:

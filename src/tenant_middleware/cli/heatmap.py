@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tenant_middleware.cli.places import LedgerOption, PolicyOption, ledger_url
+from tenant_middleware.cli.places import LedgerOption, PolicyOption, Since, ledger_url
 from tenant_middleware.reporting.heatmap import heat_map, stretch, to_png, to_table
 
 
@@ -26,7 +26,7 @@ def heatmap(
     measure: Annotated[Shown, typer.Argument(help="What the shades stand for.")] = Shown.cost,
     policy: PolicyOption = None,
     ledger: LedgerOption = None,
-    since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d.", metavar="DURATION")] = "24h",
+    since: Since = "24h",
     tenants: Annotated[int, typer.Option(min=1, help="How many tenants at most.")] = 30,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A PNG file to write instead.", show_default=False)

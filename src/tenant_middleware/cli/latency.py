@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenant_middleware.cli.places import LedgerOption, PolicyOption, ledger_url
+from tenant_middleware.cli.places import LedgerOption, PolicyOption, Since, ledger_url
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.reporting.latency import Verdict, Verdicts, verdicts
 from tenant_middleware.reporting.report import told
@@ -22,7 +22,7 @@ def latency(
     ] = None,
     policy: PolicyOption = None,
     ledger: LedgerOption = None,
-    since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d.", metavar="DURATION")] = "24h",
+    since: Since = "24h",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare each tenant with all others in the same windows, and everyone with the time before."""

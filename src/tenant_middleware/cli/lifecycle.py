@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenant_middleware.cli.places import PolicyOption, made, policy_path
+from tenant_middleware.cli.places import PolicyOption, admitted, made, meant, policy_path
 from tenant_middleware.errors import ConfigurationError, InvalidInput
 from tenant_middleware.policy import passage
 from tenant_middleware.settings import in_memory_database, load
@@ -35,7 +35,8 @@ def suspend(tenant: TenantId, policy: PolicyOption = None) -> None:
 
     with _shared(policy) as tenancy:
         run(tenancy, _tenant(tenancy, tenant, None, listed=False).id)
-    typer.echo(f"{tenant} is suspended")
+        unsure = "" if tenancy.policy.unlisted_tenants else meant(tenancy.policy, tenant)
+    typer.echo(f"{tenant} is suspended{unsure}")
 
 
 def resume(tenant: TenantId, policy: PolicyOption = None) -> None:
@@ -147,7 +148,7 @@ def _tenant(tenancy: Tenancy, tenant_id: str, tier: str | None, *, listed: bool 
     if not listed and tenant_id not in tenancy.policy.tenants:
         return known
     with passage(known):
-        return tenancy.policy.admit(tenant_id, tier)
+        return admitted(tenancy.policy, tenant_id, tier)
 
 
 def _stores(named: list[str] | None) -> Mapping[str, LifecycleStore]:

@@ -10,16 +10,16 @@ import typer
 
 from tenant_middleware.backends.sql import SqlLedger
 from tenant_middleware.backends.sql.observations import SqlObservations
-from tenant_middleware.settings import seconds_of
+from tenant_middleware.cli.places import moment
 
 
 def period(since: str) -> tuple[float, float]:
-    """From so long ago until now, in seconds since the epoch."""
-    now = time.time()
+    """From a day, or so long ago, until now, in seconds since the epoch."""
     try:
-        return now - seconds_of(since), now
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from error
+        return moment(since), time.time()
+    except typer.BadParameter as error:
+        error.param_hint = "--since"
+        raise
 
 
 @contextmanager

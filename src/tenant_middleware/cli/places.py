@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +13,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
-from tenant_middleware.errors import ConfigurationError, InvalidInput
+from tenant_middleware.clock import seconds_of
+from tenant_middleware.errors import AuthenticationError, ConfigurationError, InvalidInput
+from tenant_middleware.policy import Policy
 from tenant_middleware.settings import in_memory_database, load
+from tenant_middleware.tenant import Tenant
 
 POLICIES = (Path("tenancy.toml"), Path(".tenant-middleware/tenancy.toml"))
 
@@ -25,6 +30,24 @@ LedgerOption = Annotated[
     typer.Option("--ledger", help="The ledger's SQLAlchemy URL; default: the policy's.", show_default=False),
 ]
 
+
+def moment(text: str) -> float:
+    """A day in UTC, or so long ago, in seconds since the epoch."""
+    try:
+        return dt.datetime.combine(dt.date.fromisoformat(text), dt.time(), dt.UTC).timestamp()
+    except ValueError:
+        pass
+    try:
+        return time.time() - seconds_of(text)
+    except ValueError as error:
+        raise typer.BadParameter('expected a day such as 2026-11-01, or how far back: "90m", "24h", "7d"') from error
+
+
+Moment = Annotated[
+    float | None,
+    typer.Option(parser=moment, metavar="DAY|DURATION", help="A day in UTC, or how far back: 7d.", show_default=False),
+]
+Since = Annotated[str, typer.Option(metavar="DAY|DURATION", help="A day in UTC, or how far back: 90m, 24h, 7d.")]
 Day = Annotated[dt.datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A day in UTC.", show_default=False)]
 
 
@@ -57,6 +80,23 @@ def policy_path(given: Path | None) -> Path:
             "`tenant-middleware demo` first"
         )
     return found
+
+
+def admitted(policy: Policy, tenant_id: str, tier: str | None) -> Tenant:
+    """The tenant by the policy's word; an operator who misspelt its id is told the one that was meant."""
+    try:
+        return policy.admit(tenant_id, tier)
+    except AuthenticationError as error:
+        raise InvalidInput(f"{error}{meant(policy, tenant_id)}") from error
+
+
+def meant(policy: Policy, tenant_id: str) -> str:
+    """A hint for an id that the policy doesn't list."""
+    if tenant_id in policy.tenants:
+        return ""
+    by_name = {listed.lower(): listed for listed in policy.tenants}
+    near = difflib.get_close_matches(tenant_id.lower(), by_name, n=1)
+    return f"; [tenants] doesn't list {tenant_id}{f': did you mean {by_name[near[0]]}?' if near else ''}"
 
 
 def ledger_url(given: str | None, policy: Path | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tenant_middleware.cli.places import POLICIES, LedgerOption, PolicyOption, ledger_url
+from tenant_middleware.cli.places import POLICIES, LedgerOption, PolicyOption, Since, ledger_url
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.policy import Policy
 
@@ -16,7 +16,7 @@ from tenant_middleware.policy import Policy
 def report(
     policy: PolicyOption = None,
     ledger: LedgerOption = None,
-    since: Annotated[str, typer.Option(help="How far back: 90m, 24h, 7d.", metavar="DURATION")] = "7d",
+    since: Since = "7d",
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
     tenant: Annotated[
         str | None, typer.Option(help="A report for this tenant's eyes: nothing of the others.", show_default=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime as dt
 import json
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tenant_middleware.cli.places import Day, LedgerOption, PolicyOption, ledger_url, seconds
+from tenant_middleware.cli.places import LedgerOption, Moment, PolicyOption, ledger_url
 from tenant_middleware.metering.export import cell
 from tenant_middleware.metering.ledger import Totals
 
@@ -34,8 +33,8 @@ def usage(
     policy: PolicyOption = None,
     ledger: LedgerOption = None,
     by: Annotated[By, typer.Option(help="Group by this.")] = By.tenant,
-    since: Day = None,
-    until: Day = None,
+    since: Moment = None,
+    until: Moment = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
 ) -> None:
@@ -56,15 +55,14 @@ def usage(
 
 
 def _read(
-    url: str, by: By, since: dt.datetime | None, until: dt.datetime | None
+    url: str, by: By, since: float | None, until: float | None
 ) -> tuple[Mapping[str, Totals], Totals, list[tuple[str, str]]]:
     from tenant_middleware.backends.sql import SqlLedger
 
-    first, after = seconds(since), seconds(until)
     books = SqlLedger(url)
     try:
-        sums = books.totals(by.value, since=first, until=after)
-        return sums, books.totals(since=first, until=after), books.prices(since=first, until=after)
+        sums = books.totals(by.value, since=since, until=until)
+        return sums, books.totals(since=since, until=until), books.prices(since=since, until=until)
     finally:
         books.close()
 

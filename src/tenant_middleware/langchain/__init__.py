@@ -8,6 +8,7 @@ from tenant_middleware.langchain.cache import TenantCache
 from tenant_middleware.langchain.documents import stamp, verify_tenant
 from tenant_middleware.langchain.embeddings import TenantEmbeddings
 from tenant_middleware.langchain.guard import GuardInput
+from tenant_middleware.langchain.history import TenantChatHistory
 from tenant_middleware.langchain.ingest import Ingested, aingest, ingest
 from tenant_middleware.langchain.key_values import TenantKeyValueStore
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
@@ -29,6 +30,7 @@ __all__ = [
     "RunCaps",
     "TenantAgentMiddleware",
     "TenantCache",
+    "TenantChatHistory",
     "TenantChatModel",
     "TenantCheckpointSaver",
     "TenantEmbeddings",

@@ -18,7 +18,7 @@ from tenant_middleware.backends.urls import Opener
 from tenant_middleware.clock import Clock, SystemClock
 from tenant_middleware.context import scope
 from tenant_middleware.errors import ConfigurationError, SettingsError
-from tenant_middleware.identity import JwtIdentity
+from tenant_middleware.identity import JwtIdentity, Passport
 from tenant_middleware.isolation import seal
 from tenant_middleware.isolation.residents import Cleared, Seat
 from tenant_middleware.isolation.seal import LayerReport
@@ -134,6 +134,19 @@ class Tenancy(TenantData):
     async def aauthenticate(self, token: str) -> scope:
         """`authenticate`, awaiting: `async with await tenancy.aauthenticate(token):`."""
         return scope(await self.averify(token))
+
+    def passport(self, audience: str, *, ttl: float = 60.0) -> Passport:
+        """Issues and opens passports for a queue or worker, by secrets.passport_key; opening asks the policy again.
+
+        Raises SettingsError when there is no such key.
+        """
+        key = self.settings.secrets.passport_key
+        if key is None:
+            raise SettingsError(
+                "secrets.passport_key: both ends of a passport need one key: set TENANCY__SECRETS__PASSPORT_KEY to at "
+                "least 32 random bytes"
+            )
+        return Passport(key, audience, ttl, self.clock, admit=self.policy.admit)
 
     # Tenants come, go and are looked at.
 
