@@ -269,7 +269,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
         source.env_vars = {name.lower(): value}
         try:
             nested = _deep(nested, {key: found for key, found in source().items() if key in ENV_SECTIONS})
-        except SettingsSourceError as error:
+        except SettingsSourceError:
             raise SettingsError(f'{name}: expected JSON for a list or a section, such as ["a", "b"]') from None
     return nested
 
