@@ -127,12 +127,7 @@ def check_ids(ids: Iterable[str]) -> list[str]:
 
 
 def check_vector(vector: Sequence[float], dimension: int | None = None) -> list[float]:
-    """Plain floats, finite, not all zero, of the right length. NumPy's numbers are taken and converted."""
-    return check_asked(plain(vector), dimension)
-
-
-def check_asked(vector: Sequence[float], dimension: int | None = None) -> list[float]:
-    """The same for a vector that is only searched with: a list is checked where it is, and not copied."""
+    """Finite numbers, not all zero, of the right length. A list stays the caller's: a store that keeps it copies it."""
     numbers = vector if isinstance(vector, list) else plain(vector)
     if dimension is not None and len(numbers) != dimension:
         raise InvalidInput(f"vector: expected {dimension} dimensions, got {len(numbers)}")

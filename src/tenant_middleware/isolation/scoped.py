@@ -15,7 +15,7 @@ from tenant_middleware.isolation import place as rules
 from tenant_middleware.isolation import probes
 from tenant_middleware.isolation.drivers import AsyncDriver, Cursor, Driver, Flow, Op, arun, run
 from tenant_middleware.isolation.filters import parse
-from tenant_middleware.isolation.place import Place, Row, check_asked, check_id, check_ids, check_k, place_of, row_of
+from tenant_middleware.isolation.place import Place, Row, check_id, check_ids, check_k, check_vector, place_of, row_of
 from tenant_middleware.isolation.vectors import Hit, Record, Where
 from tenant_middleware.policy import Isolation
 from tenant_middleware.telemetry import stage
@@ -197,7 +197,7 @@ class ScopedVectors:
     def _query(self, tenant: Tenant, vector: Sequence[float], k: int, where: Where | None) -> Flow[list[Hit]]:
         place = yield from self._place(tenant)
         wanted = rules.under_tenant(place, parse(where))
-        numbers = check_asked(vector, self._driver.dimension)
+        numbers = check_vector(vector, self._driver.dimension)
         rows: list[Row] = yield Op("query", (place, numbers, check_k(k), wanted))
         rules.verify(place, rows)
         return [rules.hit(row) for row in rows]

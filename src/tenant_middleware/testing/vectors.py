@@ -222,6 +222,16 @@ class VectorsContract:
         vectors.upsert(b, [Record("1", (1, 0, 0, 0, 0, 0), "b")])
         assert [hit.text for hit in vectors.query(a, [number(x) for x in axis(0)])] == ["a"]
 
+    def test_a_callers_list_stays_the_callers(self, vectors: Any, two: Two) -> None:
+        """Vectors are checked where they are; whoever keeps one keeps a copy."""
+        (a, b), mine = two, list(axis(0))
+        for tenant in (a, b):
+            vectors.upsert(tenant, [Record("1", mine, "t")])
+        mine[:] = axis(3)
+        for tenant in (a, b):
+            (found,) = vectors.fetch(tenant, ["1"])
+            assert found.vector == pytest.approx(axis(0)) and vectors.query(tenant, axis(0), 1)[0].score > 0.9
+
     def test_a_write_stamped_for_another_is_refused(self, vectors: Any, two: Two) -> None:
         a, b = two
         for data in ({STAMP: keys.tag(b)}, {STAMP: None}, {"tenant_id": b.id}, {"tenant_id": None}):

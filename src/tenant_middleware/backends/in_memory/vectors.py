@@ -61,7 +61,8 @@ class InMemoryDriver:
         self._dimensions: dict[tuple[str, str], int] = {}
 
     def upsert(self, place: Place, rows: Sequence[Row]) -> None:
-        entries = [_Entry(row, self._prepare(row.vector), {**row.metadata, STAMP: row.stamp}) for row in rows]
+        kept = [row._replace(vector=plain(row.vector)) for row in rows]  # the caller's list may change later
+        entries = [_Entry(row, self._prepare(row.vector), {**row.metadata, STAMP: row.stamp}) for row in kept]
         name = self._name(place)
         with self._lock:
             known = self._dimensions.setdefault((name, place.stamp), len(rows[0].vector))

@@ -25,7 +25,7 @@ from pinecone.errors import (
 
 from tenant_middleware.errors import ConfigurationError, InvalidInput, StoreUnavailable, TenancyError
 from tenant_middleware.isolation.filters import RESERVED, AllOf, AnyOf, Clause, Where, filterable
-from tenant_middleware.isolation.place import STAMP, Row, size_of
+from tenant_middleware.isolation.place import STAMP, Row, plain, size_of
 
 STORE = "pinecone"
 ID = f"{RESERVED}id"
@@ -54,7 +54,7 @@ def vector(row: Row) -> dict[str, Any]:
         raise InvalidInput(
             f"record: text and metadata are {size} bytes together, and Pinecone keeps {MAX_METADATA}; split the text"
         )
-    return {"id": row.key, "values": row.vector, "metadata": metadata}
+    return {"id": row.key, "values": plain(row.vector), "metadata": metadata}
 
 
 def _lossy(value: Any) -> bool:

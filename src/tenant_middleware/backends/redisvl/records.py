@@ -23,7 +23,8 @@ from tenant_middleware.keys import encode
 TENANT, TERMS, KEY, DOC, VECTOR, NEAR = "tenant", "terms", "key", "doc", "vector", "near"
 LONGEST_TERM = 160
 _LOST = b"null"
-_decode = json.JSONDecoder().decode  # json.loads looks at its options first
+_decode = json.JSONDecoder().decode  # json.loads looks at its options first, and json.dumps makes an encoder each time
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _DOC, _TENANT, _VECTOR, _NEAR = DOC.encode(), TENANT.encode(), VECTOR.encode(), NEAR.encode()
 
 
@@ -39,7 +40,7 @@ def fields(row: Row, numeric: Sequence[str]) -> dict[str, Any]:
     made: dict[str, Any] = {
         VECTOR: array("f", row.vector).tobytes(),
         KEY: row.key,
-        DOC: json.dumps([row.id, row.text, row.metadata], ensure_ascii=False, separators=(",", ":")),
+        DOC: _encode([row.id, row.text, row.metadata]),
         TERMS: ",".join(sorted(set(_terms(row.metadata)))) or "none0",
     }
     made |= {number_field(name): repr(float(row.metadata[name])) for name in numeric if _number(row.metadata.get(name))}
