@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -33,6 +34,15 @@ class Frame(NamedTuple):
 
 _frame: ContextVar[Frame | None] = ContextVar("tenant_middleware_frame", default=None)
 keep_context()
+
+
+def _forget_tenant() -> None:
+    """A forked worker is a copy of whoever forked it, and would do everybody's jobs as that tenant."""
+    _frame.set(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_tenant)
 
 
 def current_tenant() -> Tenant:
@@ -280,8 +290,15 @@ def bind(fn: Callable[P, T]) -> Callable[P, T]:
 
     Called inside another tenant's scope it raises TenantMismatch. A generator function gives pinned iterators.
     """
-    frame = Frame(current_tenant())
+    return _tied(fn, Frame(current_tenant()))
 
+
+def bind_call(fn: Callable[P, T]) -> Callable[P, T]:
+    """`bind` for a call made now, whose coroutine may be awaited later: it stays part of the model call open now."""
+    return _tied(fn, Frame(current_tenant(), open_call()))
+
+
+def _tied(fn: Callable[P, T], frame: Frame) -> Callable[P, T]:
     if inspect.iscoroutinefunction(fn):
 
         @functools.wraps(fn)

@@ -105,6 +105,56 @@ def test_a_stream_made_by_one_tenant_never_runs_for_another(
     assert calls(tenancy) == {"acme": 1}
 
 
+LATE = {
+    "ainvoke": lambda m: m.ainvoke("one two"),
+    "abatch": lambda m: m.abatch(["one two"]),
+    "agenerate": lambda m: m.agenerate([m._convert_input("one two").to_messages()]),
+    "agenerate_prompt": lambda m: m.agenerate_prompt([m._convert_input("one two")]),
+}
+
+
+@pytest.mark.parametrize("path", LATE)
+async def test_a_call_awaited_by_another_tenant_is_refused_and_billed_to_nobody(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant, globex: Tenant, path: str
+) -> None:
+    with scope(acme):
+        made = LATE[path](model)
+    with scope(globex), pytest.raises(TenantMismatch) as caught:
+        await made
+    assert isinstance(caught.value, GraphBubbleUp)
+    assert calls(tenancy) == {}
+    with scope(acme):
+        assert await LATE[path](model)
+    assert calls(tenancy) == {"acme": 1}
+
+
+async def test_a_call_awaited_outside_any_scope_still_runs_for_its_tenant(
+    tenancy: Tenancy, model: TenantChatModel, acme: Tenant
+) -> None:
+    with scope(acme):
+        made = model.ainvoke("one two")
+    assert (await made).content == "one two"
+    assert calls(tenancy) == {"acme": 1}
+
+
+async def test_an_unwrapped_call_runs_for_whoever_awaits_it(acme: Tenant, globex: Tenant) -> None:
+    """The mutation control of the late calls."""
+    from tenant_middleware import current_tenant
+
+    seen: list[str] = []
+
+    class Bare(type(echo_chat_model())):  # type: ignore[misc]  # the class of a model made by a function
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            seen.append(current_tenant().id)
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("x"))])
+
+    with scope(acme):
+        made = Bare().ainvoke("one two")
+    with scope(globex):
+        await made
+    assert seen == ["globex"]
+
+
 def test_an_unwrapped_stream_does_change_its_tenant(acme: Tenant, globex: Tenant) -> None:
     """The mutation control: without the pin the same schedule runs for whoever steps it."""
     from tenant_middleware import current_tenant

@@ -131,10 +131,10 @@ async def test_the_async_twins_and_streams_of_batches_keep_the_tenant(pair: tupl
         await model(cache, "one").ainvoke("same")
         pending = cache.alookup("p", "llm")
         await cache.aupdate("p", "llm", [Generation(text="of a")])
+    assert await pending == [Generation(text="of a")], "taken for a, when it was called"
     async with scope(b):
         assert (await model(cache, "two").ainvoke("same")).content == "two"
         assert await cache.alookup("p", "llm") is None
-        assert await pending == [Generation(text="of a")], "taken for a, when it was called"
     with scope(a):
         assert [m.content for m in model(cache, "x", "y").batch(["same", "same"])] == ["one", "one"]
 

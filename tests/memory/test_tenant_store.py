@@ -129,8 +129,8 @@ async def test_the_async_twins_are_scoped_too(pair: tuple[Tenant, Tenant]) -> No
         pending = store.aget(("n",), "k")
         mine = store.abatch([GetOp(("n",), "k")])
         assert (await pending) is not None
+    assert (await mine)[0] is not None, "taken for a, at the call"
     async with scope(b):
-        assert (await mine)[0] is not None, "taken for a, at the call"
         assert await store.asearch(()) == [] and await store.alist_namespaces() == []
         assert await store.aget(("n",), "k") is None
         await store.adelete(("n",), "k")

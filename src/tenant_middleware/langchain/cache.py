@@ -8,6 +8,7 @@ from typing import Any
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import missing_extra
 from tenant_middleware.isolation.cache import ExactCache, exact_key
+from tenant_middleware.langchain.pinned import called_now
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.langchain.values import dump_generations, load_generations
 from tenant_middleware.telemetry import stage
@@ -47,28 +48,25 @@ class TenantCache(BaseCache):
     @passing
     def alookup(self, prompt: str, llm_string: str) -> Coroutine[Any, Any, RETURN_VAL_TYPE | None]:
         tenant, key = self._place(prompt, llm_string)
-        return self._alookup(tenant, key)
+        return called_now(self._alookup, tenant, key)
 
     @passing
     def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> Coroutine[Any, Any, None]:
         tenant, key = self._place(prompt, llm_string)
-        return self._aupdate(tenant, key, dump_generations(return_val))
+        return called_now(self._aupdate, tenant, key, dump_generations(return_val))
 
     @passing
     def aclear(self, **kwargs: Any) -> Coroutine[Any, Any, None]:
-        return self._aclear(current_tenant())
+        return called_now(self._aclear, current_tenant())
 
-    @passing
     async def _alookup(self, tenant: Tenant, key: str) -> RETURN_VAL_TYPE | None:
         with stage("cache", tenant):
             found = await self._cache.alookup(tenant, key)
         return None if found is None else load_generations(found)
 
-    @passing
     async def _aupdate(self, tenant: Tenant, key: str, value: str) -> None:
         await self._cache.astore(tenant, key, value)
 
-    @passing
     async def _aclear(self, tenant: Tenant) -> None:
         await self._cache.aclear(tenant)
 

@@ -9,7 +9,7 @@ from tenant_middleware.context import current_tenant, pin, scope
 from tenant_middleware.errors import ConfigurationError, IsolationBreach, missing_extra
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.keys import decode, encode, namespace
-from tenant_middleware.langchain.pinned import asteps, steps
+from tenant_middleware.langchain.pinned import asteps, called_now, steps
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.tenant import Tenant
 
@@ -48,15 +48,15 @@ class TenantKeyValueStore(BaseStore[str, V], Generic[V]):
 
     @passing
     def amget(self, keys: Sequence[str]) -> Coroutine[Any, Any, list[V | None]]:
-        return self.inner.amget(_inward(keys))
+        return called_now(self.inner.amget, _inward(keys))
 
     @passing
     def amset(self, key_value_pairs: Sequence[tuple[str, V]]) -> Coroutine[Any, Any, None]:
-        return self.inner.amset(_pairs(key_value_pairs))
+        return called_now(self.inner.amset, _pairs(key_value_pairs))
 
     @passing
     def amdelete(self, keys: Sequence[str]) -> Coroutine[Any, Any, None]:
-        return self.inner.amdelete(_inward(keys))
+        return called_now(self.inner.amdelete, _inward(keys))
 
     @passing
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapp
 from threading import Lock
 from typing import Any, cast
 
-from tenant_middleware.context import current_tenant, pin, scope
+from tenant_middleware.context import bind, current_tenant, pin, scope
 from tenant_middleware.errors import (
     ConfigurationError,
     InvalidInput,
@@ -83,7 +83,7 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
         async def get() -> CheckpointTuple | None:
             return self._mine(tenant, threads, config, await self.inner.aget_tuple(threads.inward(config)))
 
-        return get()
+        return bind(get)()
 
     def list(
         self,
@@ -206,7 +206,8 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
     def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Coroutine[Any, Any, Mapping[str, DeltaChannelHistory]]:
-        return self.inner.aget_delta_channel_history(config=_now()[1].inward(config), channels=channels)
+        scoped = _now()[1].inward(config)
+        return bind(self.inner.aget_delta_channel_history)(config=scoped, channels=channels)
 
     def clear_tenant(self) -> int:
         """Delete every thread of the tenant in context; says how many there were."""

@@ -27,17 +27,18 @@ from tenant_middleware.errors import ConfigurationError, InvalidInput
 from tenant_middleware.isolation.provider_state import SaltField
 from tenant_middleware.keys import key
 from tenant_middleware.langchain import usage as counting
+from tenant_middleware.langchain.pinned import PinnedRunnable, called_now
 from tenant_middleware.langchain.provider import Sent, salt_of
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.tenant import Tenant
 
 
-class TenantChatModel(BaseChatModel):
+class TenantChatModel(PinnedRunnable, BaseChatModel):
     """Wraps any chat model; each call is admitted, capped, settled and booked for the tenant in context.
 
     `model_name` is the name that the policy entitles and prices. The tenant is read when a method is called: a stream
-    keeps it, whoever resumes it. Raises MissingTenant, TenantMismatch and the gate's refusals, in a form that
-    LangGraph and LangChain's middleware let through.
+    or coroutine keeps it, whoever resumes it; inside another's scope it raises TenantMismatch. Raises MissingTenant and
+    the gate's refusals, in a form that LangGraph and LangChain's middleware let through.
 
     `prefix_salt` is what the provider calls the salt of its prefix cache; OpenAI's and Azure's are known. An OpenAI
     client that speaks to vLLM needs `prefix_salt="cache_salt"`.
@@ -100,6 +101,14 @@ class TenantChatModel(BaseChatModel):
     @passing
     def astream_events(self, input: LanguageModelInput, *args: Any, **kwargs: Any) -> Any:
         return BaseChatModel.astream_events(self._for_caller(), input, *args, **kwargs)
+
+    @passing
+    def agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        return called_now(super().agenerate, *args, **kwargs)
+
+    @passing
+    def agenerate_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        return called_now(super().agenerate_prompt, *args, **kwargs)
 
     # One gated call.
 

@@ -9,6 +9,7 @@ from tenant_middleware.context import current_tenant, scope
 from tenant_middleware.errors import ConfigurationError, IsolationBreach, missing_extra
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.keys import tag
+from tenant_middleware.langchain.pinned import called_now
 from tenant_middleware.langchain.refusals import passing
 from tenant_middleware.telemetry import stage
 from tenant_middleware.tenant import Tenant
@@ -60,9 +61,8 @@ class TenantStore(BaseStore):
 
     @passing
     def abatch(self, ops: Iterable[Op]) -> Coroutine[Any, Any, list[Result]]:
-        return self._abatch(current_tenant(), list(ops))
+        return called_now(self._abatch, current_tenant(), list(ops))
 
-    @passing
     async def _abatch(self, tenant: Tenant, asked: list[Op]) -> list[Result]:
         mine = tag(tenant)
         with stage("memory", tenant):
