@@ -34,7 +34,6 @@ from tenant_middleware.langchain import (
     tenant_tool,
 )
 from tenant_middleware.local import embeddings, scripted_tool_model
-from tenant_middleware.metering.pricing import to_usd
 
 POLICY = Path(__file__).parent.parent / "tenancy.toml"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -112,11 +111,11 @@ def create_app(tenancy: Tenancy, redis: str) -> FastAPI:
     @app.get("/usage")
     def usage(tenant: CurrentTenant) -> Usage:
         tenancy.drain()
-        rows = tenancy.ledger.rows(tenant_id=tenant.id)
+        used = tenancy.ledger.totals(tenant_id=tenant.id)
         return Usage(
-            calls=len(rows),
-            tokens=sum(row.prompt_tokens + row.completion_tokens for row in rows),
-            usd=f"{to_usd(sum(row.cost_nano for row in rows)):.9f}",
+            calls=used.calls + used.embeddings,
+            tokens=used.prompt_tokens + used.completion_tokens,
+            usd=f"{used.cost_usd:.9f}",
         )
 
     return app

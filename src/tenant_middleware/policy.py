@@ -189,6 +189,9 @@ class Policy(Model):
             if rule.tier not in self.tiers:
                 raise ValueError(f"tenants.{tenant_id}.tier: no [tiers.*] section of that name")
         _ = self._terms  # a tenant's own terms are checked now, not at its first call
+        for model in self.prices:
+            if "*" in model:
+                raise ValueError(f"prices.{model}: a price is one model's; patterns are for `models` and `owns`")
         clash = first_clash([(p, t) for t, rule in self.tenants.items() for p in rule.owns])
         if clash is not None:
             raise ValueError(

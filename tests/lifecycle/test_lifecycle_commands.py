@@ -124,6 +124,12 @@ def test_a_suspension_of_somebody_unlisted_says_so(place: Path) -> None:
     assert run("suspend", "acne") == (0, "acne is suspended; [tenants] doesn't list acne: did you mean acme?\n")
 
 
+def test_usage_of_one_tenant(place: Path) -> None:
+    for tenant, calls in (("acme", 1), ("Acme", 0)):
+        said = json.loads(run("usage", "--tenant", tenant, "--by", "model", "--json")[1])
+        assert said["total"]["calls"] == calls == sum(row["calls"] for row in said["rows"])
+
+
 def test_since_takes_a_day_and_how_far_back(place: Path) -> None:
     for since, calls in (("1h", 1), ("2000-01-01", 1), ("2999-01-01", 0)):
         code, said = run("usage", "--since", since, "--json")

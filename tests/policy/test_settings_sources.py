@@ -114,6 +114,7 @@ def test_a_mistake_in_the_policy_names_file_and_key(policy_file: Path, overrides
         ({"tiers": {"free": {"rpm": "none"}}}, 'tiers.free.rpm: expected a whole number, or "unlimited"'),
         ({"tiers": {"free": {"models": "gpt"}}}, "tiers.free.models: expected a list"),
         ({"tiers": {"new": {}}}, "tiers.new.rpm: required"),
+        ({"prices": {"gpt-*": {"per_call_usd": 1}}}, "prices.gpt-*: a price is one model's"),
         ({"secrets": {"fingerprint_key": "short"}}, "secrets.fingerprint_key: expected at least 16 random bytes"),
     ],
     ids=str,

@@ -8,10 +8,12 @@ What is made for each call is a NamedTuple: a third of the time of a frozen data
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from math import inf
 from typing import Literal, NamedTuple, Protocol
 
 from tenant_middleware.metering.ledger import LedgerRow
+from tenant_middleware.metering.pricing import to_usd
 from tenant_middleware.policy import Period, Tier
 from tenant_middleware.tenant import Tenant
 
@@ -73,6 +75,16 @@ class Balance(NamedTuple):
     reserved_nano: int
     lost_nano: int
     resets_at: float
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What was settled in this period."""
+        return to_usd(self.spent_nano)
+
+    @property
+    def held_usd(self) -> Decimal:
+        """What calls in flight may cost at most, and calls that nobody settled."""
+        return to_usd(self.reserved_nano + self.lost_nano)
 
 
 class Left(NamedTuple):

@@ -33,6 +33,7 @@ def usage(
     policy: PolicyOption = None,
     ledger: LedgerOption = None,
     by: Annotated[By, typer.Option(help="Group by this.")] = By.tenant,
+    tenant: Annotated[str | None, typer.Option(help="This tenant alone.", show_default=False)] = None,
     since: Moment = None,
     until: Moment = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -41,7 +42,7 @@ def usage(
     """Print calls, tokens and exact cost from the ledger; `--until` is the first day that doesn't count."""
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    totals, whole, prices = _read(ledger_url(ledger, policy), by, since, until)
+    totals, whole, prices = _read(ledger_url(ledger, policy), by, tenant, since, until)
     if as_json:
         rows = [{by.value: name, **figures(one)} for name, one in totals.items()]
         priced = [{"source": source, "as_of": as_of} for source, as_of in prices]
@@ -55,14 +56,15 @@ def usage(
 
 
 def _read(
-    url: str, by: By, since: float | None, until: float | None
+    url: str, by: By, tenant: str | None, since: float | None, until: float | None
 ) -> tuple[Mapping[str, Totals], Totals, list[tuple[str, str]]]:
     from tenant_middleware.backends.sql import SqlLedger
 
     books = SqlLedger(url)
     try:
-        sums = books.totals(by.value, since=since, until=until)
-        return sums, books.totals(since=since, until=until), books.prices(since=since, until=until)
+        sums = books.totals(by.value, tenant_id=tenant, since=since, until=until)
+        whole = books.totals(tenant_id=tenant, since=since, until=until)
+        return sums, whole, books.prices(since=since, until=until)
     finally:
         books.close()
 

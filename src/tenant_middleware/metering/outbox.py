@@ -59,14 +59,23 @@ class WriteBehind:
         return self.ledger.write(rows)
 
     @overload
-    def totals(self, by: None = None, *, since: float | None = None, until: float | None = None) -> Totals: ...
-    @overload
-    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> TotalsBy: ...
     def totals(
-        self, by: By | None = None, *, since: float | None = None, until: float | None = None
+        self, by: None = None, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> Totals: ...
+    @overload
+    def totals(
+        self, by: By, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> TotalsBy: ...
+    def totals(
+        self,
+        by: By | None = None,
+        *,
+        tenant_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> Totals | TotalsBy:
         self.flush()
-        return self.ledger.totals(by, since=since, until=until)
+        return self.ledger.totals(by, tenant_id=tenant_id, since=since, until=until)
 
     def rows(
         self, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None

@@ -79,6 +79,11 @@ class LedgerContract:
         assert [row.cost_nano for row in ledger.rows(tenant_id=other)] == [3]
         sums = ledger.totals("tenant")
         assert (sums["acme"].cost_nano, sums[other].cost_nano) == (1_500, 3)
+        assert ledger.totals(tenant_id=other).cost_nano == 3
+        assert {name: one.cost_nano for name, one in ledger.totals("tenant", tenant_id="acme").items()} == {
+            "acme": 1_500
+        }
+        assert ledger.totals(tenant_id="nobody") == Totals()
         assert ledger.spent_nano(other, since=0) == 3
 
     def test_sums_are_exact(self, ledger: Ledger) -> None:

@@ -25,14 +25,23 @@ class InMemoryLedger:
             return len(self._rows) - before
 
     @overload
-    def totals(self, by: None = None, *, since: float | None = None, until: float | None = None) -> Totals: ...
-    @overload
-    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> dict[str, Totals]: ...
     def totals(
-        self, by: By | None = None, *, since: float | None = None, until: float | None = None
+        self, by: None = None, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> Totals: ...
+    @overload
+    def totals(
+        self, by: By, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> dict[str, Totals]: ...
+    def totals(
+        self,
+        by: By | None = None,
+        *,
+        tenant_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> Totals | dict[str, Totals]:
         sums: dict[str, Totals] = {}
-        for row in self.rows(since=since, until=until):
+        for row in self.rows(tenant_id=tenant_id, since=since, until=until):
             name = "" if by is None else _name(row, by)
             sums[name] = _add(sums.get(name, Totals()), _single(row))
         return sums.get("", Totals()) if by is None else sums

@@ -60,14 +60,25 @@ class SqlLedger(SqlStore):
         return [pick(row) for row in values]
 
     @overload
-    def totals(self, by: None = None, *, since: float | None = None, until: float | None = None) -> Totals: ...
-    @overload
-    def totals(self, by: By, *, since: float | None = None, until: float | None = None) -> TotalsBy: ...
     def totals(
-        self, by: By | None = None, *, since: float | None = None, until: float | None = None
+        self, by: None = None, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> Totals: ...
+    @overload
+    def totals(
+        self, by: By, *, tenant_id: str | None = None, since: float | None = None, until: float | None = None
+    ) -> TotalsBy: ...
+    def totals(
+        self,
+        by: By | None = None,
+        *,
+        tenant_id: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> Totals | TotalsBy:
         name = sa.literal("") if by is None else _BY[by]
         query = sa.select(name, *_SUMS).where(*_between(since, until))
+        if tenant_id is not None:
+            query = query.where(ROWS.c.tenant_id == tenant_id)
         if by is not None:
             query = query.group_by(name).order_by(name)
         with self._transaction() as connection:
