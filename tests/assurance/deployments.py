@@ -31,6 +31,7 @@ def policy(isolation: str = "namespace", **backends: str) -> dict[str, Any]:
     return {
         "identity": {**_ISSUER, "jwks": json.loads(json.dumps(ISSUER.twin._settings.jwks))},
         "backends": backends,
+        "admission": {"store_timeout": "10s"},  # a busy machine is no outage
         "secrets": {"fingerprint_key": _KEY},
         "tiers": {
             "pro": {
