@@ -50,6 +50,46 @@ async def test_a_call_waits_for_a_slot_and_the_wait_is_in_its_row(
     assert (pool.running, pool.waiting) == (0, 0)
 
 
+async def test_a_call_inside_an_open_one_waits_for_no_slot_and_is_none_more_at_once(
+    make_gate: Make, acme: Tenant
+) -> None:
+    """Two calls hold both slots and all of `max_concurrency`, and each needs an embedding before it can end."""
+    bench = make_gate(one_slot(slots=2), queue_timeout=30.0, max_concurrency=2)
+    both = asyncio.Barrier(2)
+
+    async def ask() -> None:
+        with scope(acme):
+            async with bench.gate.acall(bench.gate.new_call("chat/one", prompt_tokens=10)):
+                await both.wait()
+                async with bench.gate.acall(bench.gate.new_call("embed", kind="embedding", prompt_tokens=10)):
+                    assert bench.gate.queue.state()[0].running == 2
+                async with bench.gate.acall(bench.gate.new_call("embed", kind="embedding", prompt_tokens=10)):
+                    await both.wait()
+
+    await asyncio.gather(ask(), ask())
+    assert sorted(row.kind for row in bench.rows) == ["chat"] * 2 + ["embedding"] * 4
+    assert bench.gate.queue.state()[0].running == 0
+
+
+async def test_an_open_call_lends_its_place_to_one_call_at_a_time(make_gate: Make, acme: Tenant) -> None:
+    bench = make_gate(one_slot(), max_concurrency=1)
+    embedding = {"kind": "embedding", "prompt_tokens": 10}
+    with scope(acme):
+        async with bench.gate.acall(bench.gate.new_call("chat/one", prompt_tokens=10)):
+            first = await bench.gate.aadmit(bench.gate.new_call("embed", **embedding))
+            with pytest.raises(RateLimited) as caught:
+                await bench.gate.aadmit(bench.gate.new_call("embed", **embedding))
+            assert caught.value.rule == "queue"
+            await bench.gate.arelease(first)
+            await bench.gate.asettle(await bench.gate.aadmit(bench.gate.new_call("embed", **embedding)))
+        with pytest.raises(RateLimited):
+            async with bench.gate.acall(bench.gate.new_call("chat/one", prompt_tokens=10)):
+                await bench.gate.aadmit(bench.gate.new_call("embed", kind="embedding", prompt_tokens=10**6))
+        async with bench.gate.acall(bench.gate.new_call("chat/one", prompt_tokens=10)):
+            async with bench.gate.acall(bench.gate.new_call("embed", **embedding)):
+                pass
+
+
 async def test_without_a_queue_timeout_a_full_pool_refuses_at_once(
     make_gate: Make, acme: Tenant, globex: Tenant
 ) -> None:

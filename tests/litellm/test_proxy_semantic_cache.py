@@ -16,7 +16,7 @@ import pytest
 
 from tenant_middleware.local import local_redis
 from tests.litellm import proxy as proxies
-from tests.litellm.proxies import policy
+from tests.litellm.proxies import TIERS, policy
 from tests.litellm.proxy import Proxy
 from tests.litellm.upstream import Upstream
 
@@ -30,7 +30,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, _provider: Upstream) -> Ite
         cache = {"type": "redis-semantic", "redis_url": redis, "similarity_threshold": 0.9}
         cache["redis_semantic_cache_embedding_model"] = "embed"
         settings["litellm_settings"] |= {"cache": True, "cache_params": cache}
-        with proxies.running(tmp_path_factory.mktemp("semantic"), policy(redis), settings) as running:
+        # One slot for all: the embedding of a question runs on the slot of the call that asks it.
+        one_slot: dict[str, Any] = {"queue": {"pools": {"all": {"models": ["*"], "slots": 1}}}}
+        one_slot["tiers"] = {name: tier | {"queue_timeout": 20} for name, tier in TIERS.items()}
+        with proxies.running(tmp_path_factory.mktemp("semantic"), policy(redis, **one_slot), settings) as running:
             yield running
 
 

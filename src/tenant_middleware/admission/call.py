@@ -98,7 +98,8 @@ class Hold:
 
     `max_tokens` is the output cap for all `n` answers together; the adapter writes it into the request. A hold with a
     `parent` joined an open call of the same tenant: it is an attempt of that call, with no reservation of its own; one
-    that was made by another attempt is `inside` it, and knows better what was used.
+    that was made by another attempt is `inside` it, and knows better what was used. One of another kind is made while
+    the call `around` it waits for it, and may run on its slot: `lent` says that one does.
     """
 
     call: Call
@@ -110,6 +111,8 @@ class Hold:
     queue_wait: float = 0.0
     parent: Hold | None = None
     inside: Hold | None = None
+    around: Hold | None = None
+    lent: bool = False
     attempts: list[Hold] = field(default_factory=list)
     slot: Slot | None = None
     usage: Usage | None = None

@@ -63,7 +63,7 @@ class ModelGate:
         self._ttl = reservation_ttl
         self._provider_state = provider_state
         self.learnt = Learnt()
-        self._known_limits: dict[int, tuple[Tier, Limits]] = {}
+        self._known_limits: dict[tuple[int, bool], tuple[Tier, Limits]] = {}
 
     @property
     def provider_state(self) -> ProviderState | None:
@@ -178,13 +178,24 @@ class ModelGate:
         self.check_entitled(call)
         if isinstance(outer, Hold) and plan.joins(call, outer.root):
             return (yield from self._join(outer, call))
+        around = plan.waiting_for(call, outer)
+        if around is None:
+            return (yield from self._admit_alone(call, None))
+        around.lent = True
+        try:
+            return (yield from self._admit_alone(call, around))
+        except BaseException:
+            around.lent = False
+            raise
+
+    def _admit_alone(self, call: Call, around: Hold | None) -> Flow[Hold]:
+        """A reservation and a slot of its own; inside an open call it isn't one more of the tenant's calls at once."""
         terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model, batch=call.batch)
+        limits = self._limits(terms, at_once=around is None)
         adaptive = terms.estimate == "adaptive" and call.kind is Kind.CHAT
         expected = self.learnt.p95_output(call.tenant, call.model) if adaptive else None
-        ask = plan.ask_for(
-            call, terms, self._limits(terms), price, ttl=self._ttl, nonce=new_nonce(), expected_output=expected
-        )
-        ticket, store = plan.ticket_for(ask, call, terms), self.store_for(call.tenant)
+        ask = plan.ask_for(call, terms, limits, price, ttl=self._ttl, nonce=new_nonce(), expected_output=expected)
+        ticket, store = plan.ticket_for(ask, call, terms, around), self.store_for(call.tenant)
         began = self.clock.time()
         slot = yield from self._enter(call, ask, ticket, store)
         slot, answer = yield from self._reserve(call, ask, ticket, store, slot, began + terms.queue_timeout)
@@ -199,6 +210,7 @@ class ModelGate:
             answer.nano,
             now,
             slot.waited,
+            around=around,
             slot=slot,
             renewed=now,
             left=answer.left,
@@ -251,11 +263,12 @@ class ModelGate:
             telemetry.refused(call.tenant, error)
             raise
 
-    def _limits(self, terms: Tier) -> Limits:
+    def _limits(self, terms: Tier, *, at_once: bool = True) -> Limits:
         """The same object for the same terms, which a store recognises without comparing them."""
-        known = self._known_limits.get(id(terms))
+        known = self._known_limits.get((id(terms), at_once))
         if known is None:  # the terms are kept beside it: their id can't become somebody else's
-            known = self._known_limits[id(terms)] = (terms, Limits.of(terms))
+            limits = Limits.of(terms) if at_once else replace(Limits.of(terms), max_concurrency=None)
+            known = self._known_limits[id(terms), at_once] = (terms, limits)
         return known[1]
 
     def check_entitled(self, call: Call) -> None:
@@ -335,9 +348,7 @@ class ModelGate:
             hold.done = False  # still ours to settle; the lease charges it in full if nobody does
             raise
         finally:
-            slot, hold.slot = hold.slot, None
-            if slot is not None:
-                yield Op(self.queue, "leave", (slot, row.prompt_tokens, row.completion_tokens))
+            yield from self._leave(hold, row.prompt_tokens, row.completion_tokens)
         if hold.adaptive and row.source == "provider" and status == "ok":
             self.learnt.observe(hold.call.tenant, hold.call.model, output=row.completion_tokens)
         first = None if hold.first_chunk is None else max(hold.first_chunk - hold.started, 0.0)
@@ -357,9 +368,15 @@ class ModelGate:
         try:
             yield Op(self.store_for(tenant), "release", (tenant, hold.call.id, hold.limits))
         finally:
-            slot, hold.slot = hold.slot, None
-            if slot is not None:
-                yield Op(self.queue, "leave", (slot, 0, 0))
+            yield from self._leave(hold, 0, 0)
+
+    def _leave(self, hold: Hold, prompt_tokens: int, completion_tokens: int) -> Flow[None]:
+        """Give back the slot, or what another call had lent."""
+        if hold.around is not None:
+            hold.around.lent, hold.around = False, None
+        slot, hold.slot = hold.slot, None
+        if slot is not None:
+            yield Op(self.queue, "leave", (slot, prompt_tokens, completion_tokens))
 
     def _end(self, hold: Hold, error: BaseException | None) -> Flow[None]:
         if error is None:

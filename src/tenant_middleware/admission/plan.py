@@ -81,7 +81,7 @@ def growth(hold: Hold, written: int) -> int:
     return max(min(ahead, hold.max_tokens) - hold.reserved, 0)
 
 
-def ticket_for(ask: Ask, call: Call, terms: Tier) -> Ticket:
+def ticket_for(ask: Ask, call: Call, terms: Tier, around: Hold | None = None) -> Ticket:
     """What the queue needs to know about a call."""
     return Ticket(
         tenant=call.tenant,
@@ -91,6 +91,7 @@ def ticket_for(ask: Ask, call: Call, terms: Tier) -> Ticket:
         max_output=ask.max_output,
         weight=terms.weight,
         timeout=terms.queue_timeout,
+        inside=None if around is None else around.slot,
     )
 
 
@@ -175,6 +176,14 @@ def _shown(when: dt.datetime | None) -> str:
 def joins(call: Call, root: Hold) -> bool:
     """Whether a call is an attempt of one that is open around it: same tenant, same kind, not yet settled."""
     return not root.done and root.call.kind is call.kind and root.call.tenant == call.tenant
+
+
+def waiting_for(call: Call, outer: object) -> Hold | None:
+    """The open call of another kind that can't end before this one has; it lends its place to one at a time."""
+    root = outer.root if isinstance(outer, Hold) else None
+    if root is None or root.done or root.lent or root.call.tenant != call.tenant:
+        return None
+    return root
 
 
 def budget_share(limits: Limits, granted: Granted) -> float:

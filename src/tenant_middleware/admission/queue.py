@@ -16,7 +16,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A call that waits. `max_output` bounds its answer, `weight` is its tenant's share, `timeout` in seconds."""
+    """A call that waits. `max_output` bounds its answer, `weight` is its tenant's share, `timeout` in seconds.
+
+    `inside` is the slot of a call that waits for this one: in the same pool this one runs on it when no other is free,
+    since a tenant whose calls wait for each other's slots would wait for ever.
+    """
 
     tenant: Tenant
     call_id: str
@@ -25,6 +29,7 @@ class Ticket:
     max_output: int
     weight: float
     timeout: float
+    inside: Slot | None = None
 
 
 class Slot(Protocol):

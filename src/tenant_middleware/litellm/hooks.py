@@ -22,7 +22,7 @@ except ImportError as error:
     raise missing_extra("litellm", __name__) from error
 
 from tenant_middleware.admission.call import new_call_id
-from tenant_middleware.context import current_tenant, peek_tenant, refuse_other
+from tenant_middleware.context import current_tenant, enter_call, leave_call, peek_tenant, refuse_other
 from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.litellm.calls import PIN, Calls, OpenCall, Pin, pinned
 from tenant_middleware.litellm.refusals import in_litellm_form, passing
@@ -83,7 +83,13 @@ class TenantCallback(CustomLogger):
         model = _asked_model(request)
         if open_call is None or open_call.ended or kind_of(call_type) is not open_call.hold.call.kind:
             # The last: a semantic cache embeds the question with the metadata of the call that asks it.
-            open_call = await self._calls.open(current_tenant(), call_type, model, request, "callback")
+            outer = None if open_call is None else enter_call(open_call.hold)
+            try:
+                inner = await self._calls.open(current_tenant(), call_type, model, request, "callback")
+            finally:
+                if open_call is not None:
+                    leave_call(open_call.hold, outer)
+            open_call = inner
         else:
             refuse_other(open_call.tenant)
             if model != open_call.serving.call.model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,25 @@ class FairQueueContract(ABC):
                 queue.leave(slot, 100, 0)
                 queue.leave(slot, 100, 0)
         queue.close()
+
+    async def test_a_call_inside_another_one_of_its_pool_does_not_wait_for_a_slot(self) -> None:
+        """Else two calls that each hold a slot and ask for a second one would wait for each other."""
+        queue = self.make(pools(2))
+        holding = [await queue.aenter(ticket(tenant)) for tenant in (ACME, TWIN)]
+        for slot, tenant in zip(holding, (ACME, TWIN), strict=True):
+            inner = await queue.aenter(replace(ticket(tenant), inside=slot))
+            await queue.aprogress(inner, 5)
+            await queue.aleave(inner, 100, 5)
+            queue.leave(queue.enter(replace(ticket(tenant), inside=slot)), 100, 5)
+        with pytest.raises(RateLimited):
+            await queue.aenter(ticket(NEXT, timeout=0))
+        for slot in holding:
+            await queue.aleave(slot, 100, 0)
+        free = await queue.aenter(replace(ticket(NEXT), inside=holding[0]))
+        (state,) = queue.state()
+        assert (state.running, state.waiting) == (1, 0), "where a slot is free, it is taken"
+        await queue.aleave(free, 100, 0)
+        await queue.aclose()
 
     async def test_a_flood_does_not_delay_its_neighbours(self) -> None:
         queue, order = self.make(pools(1)), list[str]()

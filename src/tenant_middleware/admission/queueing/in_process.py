@@ -23,7 +23,7 @@ _FAR = 3600.0  # nobody sleeps longer without looking up
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A slot; without a job it is one of an endless pool, which keeps no books until somebody has to wait."""
+    """A slot; without a job no books are kept of it: one of an endless pool, or lent by the call around it."""
 
     waited: float = 0.0
     probe: bool = False
@@ -147,8 +147,10 @@ class InProcessQueue(Batches):
         pool, tenant_id = self._pool(ticket.model), ticket.tenant.id
         if pool.terms.slots is None and not pool.knows(tenant_id):
             return Place()
-        now = self._now()
+        now, rides = self._now(), isinstance(ticket.inside, Place) and ticket.inside.pool is pool
         if pool.full(tenant_id):
+            if rides:
+                return Place()
             length, most = pool.length(tenant_id), pool.terms.caps.max_length
             raise line_full(ticket, length, most, self._retry_after(ticket, pool, pool.oldest_wait(tenant_id, now)))
         job = _job(ticket)
@@ -156,8 +158,10 @@ class InProcessQueue(Batches):
         self._dispatch(pool)
         if job.state is State.RUNNING:
             return Place(0.0, job.probe, pool, job)
-        if ticket.timeout <= 0:
+        if rides or ticket.timeout <= 0:
             pool.cancel(job, now)
+            if rides:
+                return Place()
             raise self._late(ticket, pool, 0.0)
         return job
 

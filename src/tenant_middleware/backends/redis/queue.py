@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tenant_middleware.admission.queue import PoolState, Slot, Ticket
 from tenant_middleware.admission.queueing.batch import Batches
-from tenant_middleware.admission.queueing.in_process import InProcessQueue
+from tenant_middleware.admission.queueing.in_process import InProcessQueue, Place
 from tenant_middleware.admission.queueing.pools import OPEN, PoolRule, Pools
 from tenant_middleware.admission.queueing.signal import LoopSignal, ThreadSignal
 from tenant_middleware.backends.redis.clients import Clients
@@ -22,7 +22,7 @@ from tenant_middleware.backends.redis.links import Links
 from tenant_middleware.backends.redis.shared_pool import Lease, Server, SharedPool
 from tenant_middleware.backends.redis.steps import Flow, Nodes, RunScript, Send, contact
 from tenant_middleware.clock import Clock, SystemClock
-from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.errors import RateLimited, StoreUnavailable
 from tenant_middleware.flow import to_its_end
 from tenant_middleware.policy import WhenDown
 from tenant_middleware.tenant import Tenant
@@ -80,9 +80,16 @@ class RedisQueue(Batches):
         rule = self._rules.of(ticket.model)
         if rule.name == OPEN:
             return self._local.enter(ticket)
-        lease = self._shared(rule).lease(ticket, ThreadSignal(), time.monotonic())
+        rides = _rides(ticket, rule)
+        lease = self._shared(rule).lease(
+            replace(ticket, timeout=0.0) if rides else ticket, ThreadSignal(), time.monotonic()
+        )
         try:
             return self._wait(lease, lease.pool.enter(lease))
+        except RateLimited:
+            if not rides:
+                raise
+            return Place()
         except StoreUnavailable as error:
             self._go_on_without(ticket.tenant, error)
         return self._local.enter(ticket)
@@ -91,9 +98,16 @@ class RedisQueue(Batches):
         rule = self._rules.of(ticket.model)
         if rule.name == OPEN:
             return await self._local.aenter(ticket)
-        lease = self._shared(rule).lease(ticket, LoopSignal(), time.monotonic())
+        rides = _rides(ticket, rule)
+        lease = self._shared(rule).lease(
+            replace(ticket, timeout=0.0) if rides else ticket, LoopSignal(), time.monotonic()
+        )
         try:
             return await self._await(lease, lease.pool.enter(lease))
+        except RateLimited:
+            if not rides:
+                raise
+            return Place()
         except StoreUnavailable as error:
             self._go_on_without(ticket.tenant, error)
         return await self._local.aenter(ticket)
@@ -224,6 +238,11 @@ class RedisQueue(Batches):
         rule = _CLOSED if self._when_down is None else self._when_down(tenant)
         if rule.limits == "closed":
             raise error
+
+
+def _rides(ticket: Ticket, rule: PoolRule) -> bool:
+    """Whether a call that waits for this one has a slot of the pool to lend."""
+    return isinstance(ticket.inside, Lease) and ticket.inside.pool.rule.name == rule.name
 
 
 def _share(rule: PoolRule, workers: int) -> PoolRule:
