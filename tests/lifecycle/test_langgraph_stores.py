@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, ClassVar, TypedDict
 
 import pytest
 from langchain_core.messages import AnyMessage
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.redis import RedisSaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph, add_messages
 from langgraph.store.memory import InMemoryStore
@@ -19,6 +23,7 @@ from langgraph.store.redis import RedisStore
 from langgraph.types import Command, interrupt
 
 from tenant_middleware.context import scope
+from tenant_middleware.errors import InvalidInput
 from tenant_middleware.langchain import TenantCheckpointSaver, TenantStore
 from tenant_middleware.langchain.lifecycle import StoredMemories, StoredThreads
 from tenant_middleware.lifecycle import erase, export_tenant, import_tenant
@@ -115,3 +120,44 @@ def test_what_is_left_is_named(tmp_path: Path) -> None:
     assert sorted(StoredMemories(store).leftovers(ACME)) == ["note 0", "note 1", "note 2"]
     keys = [json.loads(str(row["key"])) for row in StoredMemories(store).export(ACME)]
     assert sorted(keys)[0] == ["users", "ann", "note 0"]
+
+
+@dataclass
+class Made:
+    """An object of an application's own state; `marks` counts how often one was built."""
+
+    text: str
+    marks: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        Made.marks += 1
+
+
+def threads_with(value: Any) -> list[Any]:
+    """Exported rows of a thread whose state has this value."""
+    saver = InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=[Made]))
+    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    with scope(ACME):
+        checkpoint = {**empty_checkpoint(), "channel_values": {"found": value}, "channel_versions": {"found": 1}}
+        TenantCheckpointSaver(saver).put(config, checkpoint, {}, {"found": 1})  # type: ignore[arg-type]
+    return list(StoredThreads(saver, types=[Made]).export(ACME))
+
+
+def test_an_archive_builds_no_object_that_nobody_named() -> None:
+    """What left the service may come back changed: a row's code names a module and a function to call."""
+    rows, saver = threads_with(Made("x")), InMemorySaver()
+    built = Made.marks
+    with pytest.raises(InvalidInput, match="Made"):
+        StoredThreads(saver).load(ACME, rows)
+    assert Made.marks == built, "nothing was called"
+    assert StoredThreads(saver).leftovers(ACME) == []
+    StoredThreads(saver, types=[Made]).load(ACME, rows)
+    assert StoredThreads(saver).leftovers(ACME) == ["t"] and Made.marks > built
+
+
+def test_langgraphs_own_default_builds_whatever_a_row_names() -> None:
+    """The mutation control."""
+    (row,) = threads_with(Made("x"))
+    built = Made.marks
+    JsonPlusSerializer().loads_typed((row["kind"], base64.b64decode(row["state"])))
+    assert Made.marks == built + 1

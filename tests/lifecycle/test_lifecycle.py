@@ -339,6 +339,26 @@ def test_a_cut_off_export_goes_on(tmp_path: Path) -> None:
                 import_tenant(tenancy, ACME, tmp_path / folder)
 
 
+def test_an_import_reads_no_file_outside_its_folder(tmp_path: Path) -> None:
+    """A manifest that was changed names the part of another tenant's export, whose digest somebody knows."""
+    with in_memory(tmp_path) as tenancy:
+        for tenant, folder in ((ACME, "acme"), (GLOBEX, "globex")):
+            fill(tenancy, tenant)
+            export_tenant(tenancy, tenant, tmp_path / folder)
+        manifest, theirs = ((tmp_path / name / "manifest.json") for name in ("acme", "globex"))
+        changed, other = json.loads(manifest.read_text()), json.loads(theirs.read_text())
+        changed["parts"]["history"] = {**other["parts"]["history"], "file": "../globex/history.jsonl"}
+        manifest.write_text(json.dumps(changed))
+        before = [tenancy.history.read(ACME, session) for session in tenancy.history.sessions(ACME)]
+        with pytest.raises(InvalidInput, match="history isn't as it was"):
+            import_tenant(tenancy, ACME, tmp_path / "acme")
+        assert [tenancy.history.read(ACME, session) for session in tenancy.history.sessions(ACME)] == before
+        (tmp_path / "acme" / "history.jsonl").write_bytes((tmp_path / "globex" / "history.jsonl").read_bytes())
+        changed["parts"]["history"]["file"] = "history.jsonl"
+        manifest.write_text(json.dumps(changed))
+        assert import_tenant(tenancy, ACME, tmp_path / "acme")["history"] == 1, "the control: the digest is right"
+
+
 def test_an_export_and_an_erasure_exclude_each_other(tmp_path: Path) -> None:
     with in_memory(tmp_path) as tenancy:
         fill(tenancy, ACME)

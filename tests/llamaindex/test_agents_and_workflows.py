@@ -10,7 +10,7 @@ import pytest
 from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from llama_index.core.memory import Memory
+from llama_index.core.memory import ChatMemoryBuffer, Memory
 from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import Context
 
@@ -28,7 +28,9 @@ from tenant_middleware import (
 )
 from tenant_middleware.llamaindex import (
     TenantChatStore,
+    TenantFunctionAgent,
     TenantLLM,
+    TenantMemory,
     dump_context,
     load_context,
     observe_llamaindex,
@@ -209,3 +211,17 @@ def _nothing() -> Any:
     from llama_index.core.memory import ChatMemoryBuffer
 
     return ChatMemoryBuffer.from_defaults()
+
+
+async def test_a_tenants_memory_may_be_given_to_an_agent(
+    tenancy: Tenancy, llm: TenantLLM, pair: tuple[Tenant, Tenant]
+) -> None:
+    owner, other = pair
+    agent = TenantFunctionAgent(tools=[], llm=llm)
+    with scope(owner):
+        memory = TenantMemory(ChatMemoryBuffer.from_defaults())
+        await agent.run("my word is xylophone", memory=memory)
+        assert "xylophone" in str(await memory.aget_all())
+    with scope(other), pytest.raises(TenantMismatch):
+        await agent.run("what is my word?", memory=memory)
+    assert set(calls(tenancy)) == {owner.id}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
-from llama_index.core.memory import Memory
+from llama_index.core.memory import ChatMemoryBuffer, Memory
 from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import IndexNode, TextNode
 from llama_index.core.storage.docstore.keyval_docstore import KVDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.vector_stores import FilterCondition, MetadataFilter, MetadataFilters
 
-from tenant_middleware import ConfigurationError, MissingTenant, Tenancy, TenancyError, Tenant, scope
+from tenant_middleware import ConfigurationError, MissingTenant, Tenancy, TenancyError, Tenant, TenantMismatch, scope
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.llamaindex import (
     TenantChatStore,
@@ -204,6 +206,76 @@ def test_chat_engines_answer_from_their_tenants_documents_and_memory(
             assert not any(price_of(other).text in text or f"asks {other.id}." in f"{text}." for text in seen)
             assert len(memory.get_all()) == 4
     assert set(calls(tenancy)) == {tenant.id for tenant in pair}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("given", [False, True], ids=["own memory", "given memory"])
+def test_a_chat_engine_kept_for_later_is_of_no_use_to_another_tenant(
+    filled: TenantIndex, echo: EchoLLM, pair: tuple[Tenant, Tenant], mode: str, given: bool
+) -> None:
+    owner, other = pair
+    memory = ChatMemoryBuffer.from_defaults() if given else None
+    with pytest.raises(MissingTenant):
+        filled.as_chat_engine(chat_mode=mode, memory=memory)
+    with scope(owner):
+        chat = filled.as_chat_engine(chat_mode=mode, memory=memory)
+        chat.chat("my word is xylophone")
+        assert any("xylophone" in (message.content or "") for message in chat.chat_history)
+    for tenant in (other, replace(owner, subject="somebody else")):
+        echo.asked.clear()
+        with scope(tenant):
+            for use in (lambda: chat.chat("what is my word?"), lambda: chat.chat_history, chat.reset):
+                with pytest.raises(TenantMismatch):
+                    use()
+        assert "xylophone" not in str(echo.asked)
+    with scope(owner):
+        chat.chat("what is my word?")
+        assert "xylophone" in str(echo.asked)
+
+
+def test_llamaindexs_own_memory_is_anybodys(filled: TenantIndex, echo: EchoLLM, pair: tuple[Tenant, Tenant]) -> None:
+    """The mutation control: the same engine over the bare memory tells the second tenant what the first one said."""
+    owner, other = pair
+    with scope(owner):
+        chat: Any = filled.as_chat_engine(chat_mode="context", memory=ChatMemoryBuffer.from_defaults())
+        chat.chat("my word is xylophone")
+    chat._memory = chat._memory._inner
+    with scope(other):
+        chat.chat("what is my word?")
+    assert "xylophone" in str(echo.asked[-1])
+
+
+@pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize"])
+def test_a_streamed_answer_is_begun_for_who_asked(
+    filled: TenantIndex, tenancy: Tenancy, echo: EchoLLM, pair: tuple[Tenant, Tenant], mode: str
+) -> None:
+    """LlamaIndex calls the model when the first piece is read, with the documents of the question."""
+    owner, other = pair
+    engine = filled.as_query_engine(streaming=True, response_mode=mode)
+    with scope(owner):
+        late: Any = engine.query("Premium price?")
+        unscoped: Any = engine.query("Premium price?")
+    before = calls(tenancy)
+    echo.asked.clear()
+    with scope(other), pytest.raises(TenantMismatch):
+        list(late.response_gen)
+    assert not echo.asked
+    assert price_of(owner).text in "".join(unscoped.response_gen)
+    assert calls(tenancy) == {**before, owner.id: before[owner.id] + 1}
+
+
+def test_a_streamed_answer_of_llamaindexs_engine_is_begun_for_who_reads_it(
+    filled: TenantIndex, tenancy: Tenancy, llm: TenantLLM, pair: tuple[Tenant, Tenant]
+) -> None:
+    """The mutation control: the second tenant's model call has the first one's documents, and is the second one's."""
+    owner, other = pair
+    engine = RetrieverQueryEngine.from_args(filled.as_retriever(), llm=llm, streaming=True)
+    with scope(owner):
+        late: Any = engine.query("Premium price?")
+    before = calls(tenancy)
+    with scope(other):
+        assert price_of(owner).text in "".join(late.response_gen)
+    assert calls(tenancy)[other.id] == before[other.id] + 1
 
 
 async def test_async_engines_answer_concurrently_for_their_own_tenant(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from threading import get_ident
 from typing import Any
 
 from tenant_middleware.context import scope
-from tenant_middleware.errors import missing_extra
+from tenant_middleware.errors import InvalidInput, missing_extra
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
 from tenant_middleware.langchain.store import TenantStore
 from tenant_middleware.tenant import Tenant
 
 try:
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+    from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_event_listener
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     from langgraph.store.base import BaseStore, SearchItem
 except ImportError as error:
@@ -68,12 +70,15 @@ class StoredMemories:
 class StoredThreads:
     """A tenant's threads in a LangGraph saver, checkpoint by checkpoint: `stores={"threads": StoredThreads(saver)}`.
 
-    `state` of a row is what `load` reads; `values`, in the newest of each thread, is what a human does.
+    `state` of a row is what `load` reads; `values`, in the newest of each thread, is what a human does. `load` builds
+    LangGraph's and LangChain's own objects, and those of your graph's state that `types` names; a row that asks for
+    another raises InvalidInput, since an archive that was away may ask for any.
     """
 
-    def __init__(self, saver: BaseCheckpointSaver[Any]) -> None:
+    def __init__(self, saver: BaseCheckpointSaver[Any], *, types: Iterable[type] = ()) -> None:
         self._saver = saver if isinstance(saver, TenantCheckpointSaver) else TenantCheckpointSaver(saver)
-        self._serde = JsonPlusSerializer()  # not the saver's own, which may encrypt with a key that stays here
+        # Not the saver's own, which may encrypt with a key that stays here.
+        self._serde = JsonPlusSerializer(allowed_msgpack_modules=list(types))
 
     def export(self, tenant: Tenant) -> Iterator[Mapping[str, Any]]:
         with scope(tenant):
@@ -101,12 +106,32 @@ class StoredThreads:
 
     def _put(self, row: Mapping[str, Any]) -> None:
         thread, space, _ = json.loads(row["key"])
-        packed = base64.b64decode(row["state"])
-        checkpoint, metadata, writes = self._serde.loads_typed((row["kind"], packed))
+        checkpoint, metadata, writes = self._built(row["kind"], base64.b64decode(row["state"]))
         config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": space, "checkpoint_id": row["parent"]}}
         put = self._saver.put(config, checkpoint, metadata, checkpoint["channel_versions"])
         for task, written in groupby(writes, key=lambda write: write[0]):
             self._saver.put_writes(put, [(channel, value) for _, channel, value in written], task)
+
+    def _built(self, kind: str, packed: bytes) -> Any:
+        """LangGraph hands on what it doesn't build as bare values, and tells its listeners."""
+        refused: list[str] = []
+        here = get_ident()
+
+        def note(event: SerdeEvent) -> None:
+            if "blocked" in event["kind"] and get_ident() == here:
+                refused.append(f"{event['module']}.{event['name']}")
+
+        forget = register_serde_event_listener(note)
+        try:
+            built = self._serde.loads_typed((kind, packed))
+        finally:
+            forget()
+        if refused:
+            raise InvalidInput(
+                f"threads: a row asks for a {refused[0][:128]}, which is no type of LangGraph's or LangChain's: when it "
+                "is one of your graph's state, StoredThreads(saver, types=[...]) names it"
+            )
+        return built
 
     def erase(self, tenant: Tenant) -> int:
         with scope(tenant):

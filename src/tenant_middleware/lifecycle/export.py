@@ -80,7 +80,8 @@ def _checked_parts(folder: Path, tenant: Tenant) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         form, owner, parts = manifest["format"], manifest["tenant"]["id"], manifest["parts"]
-        changed = [name for name, part in parts.items() if _digest(folder / part["file"]) != part["sha256"]]
+        outside = [name for name, part in parts.items() if Path(part["file"]).name != part["file"]]
+        changed = outside or [name for name, part in parts.items() if _digest(folder / part["file"]) != part["sha256"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"import: {folder} holds no finished export ({type(error).__name__}); nothing was written"

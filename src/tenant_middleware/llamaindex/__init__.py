@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tenant_middleware.isolation import seal
 from tenant_middleware.llamaindex.embeddings import TenantEmbedding
+from tenant_middleware.llamaindex.engines import TenantMemory
 from tenant_middleware.llamaindex.guard import Checked, GuardedQueryEngine, GuardedWorkflow, aguard_input, guard_input
 from tenant_middleware.llamaindex.index import TenantIndex, TenantSummaryIndex, tenant_index, tenant_summary_index
 from tenant_middleware.llamaindex.instrumentation import observe_llamaindex, tenant_tags
@@ -39,6 +40,7 @@ __all__ = [
     "TenantIndex",
     "TenantKVStore",
     "TenantLLM",
+    "TenantMemory",
     "TenantPostprocessor",
     "TenantReActAgent",
     "TenantRetriever",

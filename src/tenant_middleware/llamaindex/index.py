@@ -14,6 +14,7 @@ from tenant_middleware.errors import ConfigurationError, missing_extra
 from tenant_middleware.isolation.residents import RESIDENTS
 from tenant_middleware.isolation.vectors import Vectors
 from tenant_middleware.llamaindex.embeddings import TenantEmbedding
+from tenant_middleware.llamaindex.engines import TenantMemory, TenantQueryEngine
 from tenant_middleware.llamaindex.key_values import TenantKVStore
 from tenant_middleware.llamaindex.model import TenantLLM
 from tenant_middleware.llamaindex.structs import NodesInVectors, NodesOfTenants, NothingOfTenants
@@ -31,6 +32,8 @@ try:
     from llama_index.core.indices.vector_store import VectorStoreIndex
     from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
     from llama_index.core.llms.structured_llm import StructuredLLM
+    from llama_index.core.llms.utils import resolve_llm
+    from llama_index.core.memory import BaseMemory
     from llama_index.core.node_parser import SentenceSplitter
     from llama_index.core.schema import TransformComponent
     from llama_index.core.storage.docstore.keyval_docstore import KVDocumentStore
@@ -107,10 +110,20 @@ class _Shared(BaseIndex[Any]):
         raise ConfigurationError("summary: one text for all tenants of this index; keep it where a tenant's data is")
 
     def as_query_engine(self, llm: Any = None, **kwargs: Any) -> BaseQueryEngine:
-        return super().as_query_engine(llm=self._gated(llm), **kwargs)
+        gated = resolve_llm(self._gated(llm), callback_manager=self._callback_manager)
+        return TenantQueryEngine.from_args(self.as_retriever(**kwargs), llm=gated, **kwargs)
 
-    def as_chat_engine(self, chat_mode: Any = ChatMode.BEST, llm: Any = None, **kwargs: Any) -> BaseChatEngine:
-        return super().as_chat_engine(chat_mode, self._gated(llm), **kwargs)
+    def as_chat_engine(
+        self, chat_mode: Any = ChatMode.BEST, llm: Any = None, *, memory: BaseMemory | None = None, **kwargs: Any
+    ) -> BaseChatEngine:
+        """A chat of the tenant and subject in whose scope it is made; in another scope it raises TenantMismatch."""
+        gated = self._gated(llm)
+        if memory is None:
+            room = gated.metadata.context_window - 256  # as LlamaIndex's engines make theirs
+            memory = TenantMemory.from_defaults(chat_history=kwargs.pop("chat_history", None), token_limit=room)
+        elif not isinstance(memory, TenantMemory):
+            memory = TenantMemory(memory)
+        return super().as_chat_engine(chat_mode, gated, memory=memory, **kwargs)
 
     def _gated(self, llm: Any) -> Any:
         """LlamaIndex would take Settings.llm, whose calls nobody admits or books."""
