@@ -128,7 +128,7 @@ class StoredThreads:
             forget()
         if refused:
             raise InvalidInput(
-                f"threads: a row asks for a {refused[0][:128]}, which is no type of LangGraph's or LangChain's: when it "
+                f"threads: a row asks for a {refused[0][:128]}, which is no type of LangGraph's or LangChain's: if it "
                 "is one of your graph's state, StoredThreads(saver, types=[...]) names it"
             )
         return built
