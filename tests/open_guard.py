@@ -18,7 +18,7 @@ ALLOW = Verdict("allow")
 
 
 class _Nothing(CanaryGuard):
-    def sightings(self, text: str) -> list[Any]:
+    def sightings(self, text: str, tenant: Any = None) -> list[Any]:
         return []
 
 

@@ -26,7 +26,7 @@ from tenant_middleware.policy import Limit, Model, Policy, PriceRule, TenantRule
 
 ENV_PREFIX = "TENANCY__"
 # Tenant ids and model names are case sensitive, environment keys are not: [tenants] and [prices] stay in the file.
-ENV_SECTIONS = ("identity", "backends", "cache", "billing", "secrets")
+ENV_SECTIONS = ("identity", "backends", "cache", "billing", "answers", "secrets")
 # A misspelt variable that sets nothing would leave a limit in memory that is meant for all workers.
 _ONE_UNDERSCORE = tuple(f"TENANCY_{section.upper()}_" for section in ENV_SECTIONS)
 
@@ -126,6 +126,14 @@ class BillingSettings(Model):
     since: dt.date | None = None
 
 
+class AnswerSettings(Model):
+    """What is looked for in answers beside canaries, which a TENANCY__SECRETS__CANARY_KEY turns on: with
+    `foreign_ids`, other tenants' listed ids are flagged and counted; nothing is stopped for them.
+    """
+
+    foreign_ids: bool = False
+
+
 class TelemetrySettings(Model):
     """What is kept for latency verdicts, heat maps and reports: counts per tenant, stage and `window`, for `keep`.
 
@@ -149,6 +157,7 @@ class SecretSettings(Model):
 
     fingerprint_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = None
     passport_key: SecretStr | None = None
+    canary_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = None
     pinecone_api_key: SecretStr | None = None
     billing_token: SecretStr | None = None
 
@@ -170,6 +179,7 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = AdmissionSettings()
     queue: QueueSettings = QueueSettings()
     billing: BillingSettings = BillingSettings()
+    answers: AnswerSettings = AnswerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     secrets: SecretSettings = SecretSettings()
     policy: PolicyFlags = PolicyFlags()

@@ -12,6 +12,7 @@ import pytest
 
 from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach
 from tenant_middleware.guardrails import CanaryGuard, Incident, Segment, scan_output
+from tenant_middleware.guardrails.canary import ID_LETTERS, MARK
 from tenant_middleware.tenant import Tenant
 from tests.guardrails.devset.rows import rows
 
@@ -114,12 +115,22 @@ def test_clean_text_is_never_taken_for_a_canary(guard: CanaryGuard) -> None:
 
 def test_forged_canary_is_no_canary(guard: CanaryGuard) -> None:
     canary = guard.mint(GLOBEX)
-    forged = canary[:-1] + ("b" if canary[-1] != "b" else "c")
+    at = canary.index(MARK) + len(MARK) + ID_LETTERS
+    forged = canary[:at] + ("b" if canary[at] != "b" else "c") + canary[at + 1 :]
     other = CanaryGuard(b"another key of 16+")
     assert not other.scan(canary, ACME).flagged, "another deployment's canary means nothing here"
     assert guard.scan(canary, ACME).blocked
-    assert not other.scan(forged, ACME).flagged
+    assert not CanaryGuard(KEY).scan(forged, ACME).flagged
     assert GLOBEX.id not in canary
+
+
+def test_a_worker_that_shares_the_key_alone_knows_whose_a_canary_is(guard: CanaryGuard) -> None:
+    """What was planted where documents are ingested is found where answers leave, without a store between them."""
+    elsewhere = CanaryGuard(KEY)
+    document = guard.plant("Globex price list", GLOBEX)
+    assert elsewhere.strip(document, GLOBEX) == "Globex price list"
+    assert elsewhere.scan(document, ACME).blocked
+    assert elsewhere.scan(document, Tenant("Globex", "gold")).blocked, "an id that differs in case is another tenant"
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 40, 5_000])
@@ -159,7 +170,8 @@ def test_leak_raises_an_incident_and_quarantines_the_cache_entry(
         stream = guard.stream(ACME, cache_entry="entry-1")
         stream.push(document)
         stream.close()
-    assert incidents == [Incident("acme", "globex", "", "leak", "entry-1")]
+    assert incidents == [Incident("acme", "globex", "", "leak", "entry-1", incidents[0].canary)]
+    assert guard.is_of(incidents[0].canary, "globex") and not guard.is_of(incidents[0].canary, "acme")
     assert quarantined == [("acme", "entry-1")]
     assert "globex" not in str(caught.value).lower()
     assert guard.strip(document, GLOBEX) == "Globex price list"

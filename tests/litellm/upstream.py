@@ -3,7 +3,8 @@
 Directives stand in the prompt: `[prompt=50]` and `[output=50]` are what it charges, `[delay=0.2]` seconds before it
 answers, `[fail=500]` an error status, `[hangup=3]` chunks before the connection drops at a word of `Upstream.hang_up`
 (a client that is slow loses what it hasn't read when it drops), `[ignore_cap]`, `[no_usage]`,
-`[who=acme]` under which name it books. `[say=...]` is the answer. Run as a program it prints its port.
+`[who=acme]` under which name it books. `[say=...]` is the answer, in a stream five letters at a time. Run as a program
+it prints its port.
 """
 
 from __future__ import annotations
@@ -109,6 +110,11 @@ def _book(who: str, prompt: int, output: int) -> None:
     BOOKS.output[who] += output
 
 
+def _words(asked: dict[str, str], output: int) -> list[str]:
+    said = asked.get("say", "")
+    return [said[at : at + 5] for at in range(0, len(said), 5)] or [f"w{i} " for i in range(output)]
+
+
 async def _chat(send: Any, body: dict[str, Any], asked: dict[str, str], who: str) -> None:
     prompt, output = _charge(body, asked)
     BOOKS.n += 1
@@ -129,12 +135,12 @@ async def _chat(send: Any, body: dict[str, Any], asked: dict[str, str], who: str
     pause = float(asked.get("pause", "0"))
     sent = 0
     try:
-        for i in range(output):
+        for i, word in enumerate(_words(asked, output)):
             if hangup is not None and i >= hangup:
                 await HANG_UP.wait()
                 HANG_UP.clear()
                 raise ConnectionResetError("told to hang up")
-            delta = {"index": 0, "delta": {"role": "assistant", "content": f"w{i} "}, "finish_reason": None}
+            delta = {"index": 0, "delta": {"role": "assistant", "content": word}, "finish_reason": None}
             await _event(send, base | {"object": "chat.completion.chunk", "choices": [delta]})
             sent += 1
             await asyncio.sleep(pause)
@@ -184,8 +190,8 @@ async def _responses(send: Any, body: dict[str, Any], asked: dict[str, str], who
     await _start(send, 200, b"text/event-stream")
     created = answer | {"status": "in_progress", "output": [], "usage": None}
     await _event(send, {"type": "response.created", "response": created, "sequence_number": 0})
-    for i in range(output):
-        delta = {"item_id": item["id"], "output_index": 0, "content_index": 0, "delta": f"w{i} ", "logprobs": []}
+    for i, word in enumerate(_words(asked, output)):
+        delta = {"item_id": item["id"], "output_index": 0, "content_index": 0, "delta": word, "logprobs": []}
         await _event(send, {"type": "response.output_text.delta", "sequence_number": i + 1, **delta})
         await asyncio.sleep(float(asked.get("pause", "0")))
     await _event(send, {"type": "response.completed", "response": answer, "sequence_number": output + 1})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from tenant_middleware import telemetry
 from tenant_middleware.guardrails.folding import fold
 from tenant_middleware.guardrails.registry import Registry
 from tenant_middleware.guardrails.verdict import ALLOW, Span, Verdict, worst
@@ -28,13 +29,17 @@ def check_answer(answer: str, tenant_id: str, registry: Registry, system_prompt:
 
 
 class AnswerGuard:
-    """`check_answer` for the adapters: what it flags is told to `on_flag(tenant, verdict)`, and the answer goes on.
+    """`check_answer` for the adapters: what it flags is counted and told to `on_flag(tenant, verdict)`; the answer goes on.
 
     It is opt-in and never stops an answer, so a streamed one isn't held back: it is looked at when it is complete.
     """
 
     def __init__(
-        self, registry: Registry, *, on_flag: Callable[[Tenant, Verdict], None], system_prompt: str | None = None
+        self,
+        registry: Registry,
+        *,
+        on_flag: Callable[[Tenant, Verdict], None] | None = None,
+        system_prompt: str | None = None,
     ) -> None:
         self._registry = registry
         self._on_flag = on_flag
@@ -44,7 +49,9 @@ class AnswerGuard:
         """The verdict on a whole answer to this tenant."""
         verdict = check_answer(answer, tenant.id, self._registry, self._system_prompt)
         if verdict.flagged:
-            self._on_flag(tenant, verdict)
+            telemetry.guarded(tenant, "answer", verdict.action, verdict.rules)
+            if self._on_flag is not None:
+                self._on_flag(tenant, verdict)
         return verdict
 
 

@@ -1,7 +1,8 @@
 """Canaries: marks planted in a tenant's documents and prompts that have no business in another tenant's answer.
 
-A canary is a random lookup id and a truncated MAC of it, written in letters only. It holds no tenant id; the owner is
-looked up in a store. One compact form finds it however it is cased, spaced, hyphenated or dressed.
+A canary is a random lookup id, a truncated MAC of it and one of it and its owner, written in letters only. It holds no
+tenant id: whoever has the key can ask whether it is this tenant's, and a store knows whose it is. One compact form finds
+it however it is cased, spaced, hyphenated or dressed.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+from tenant_middleware import telemetry
 from tenant_middleware.errors import ConfigurationError, InvalidInput, IsolationBreach
 from tenant_middleware.guardrails.sightings import Needle, Sighting, narrowed, sightings
 from tenant_middleware.guardrails.verdict import ALLOW, Segment, Span, Verdict
 from tenant_middleware.tenant import Tenant
 
 MARK = "zqkx"
-ID_LETTERS = 20
-MAC_LETTERS = 20
-LENGTH = len(MARK) + ID_LETTERS + MAC_LETTERS
+ID_LETTERS = 16
+MAC_LETTERS = 12
+LENGTH = len(MARK) + ID_LETTERS + 2 * MAC_LETTERS
 # Written out in binary with spaces a canary is nine characters a letter: nothing longer is looked for in a stream.
 WINDOW = 9 * LENGTH
 STEP = 128
@@ -53,7 +55,8 @@ class InMemoryCanaryStore:
 class Incident:
     """A foreign canary was seen: by whom, of whom (None when the store doesn't know), and how it was disguised.
 
-    `replay` means it came in with the input; it is then no evidence against anyone but the sender.
+    `replay` means it came in with the input; it is then no evidence against anyone but the sender. `canary` is what was
+    seen: `CanaryGuard.is_of` says of any tenant whether it is its own.
     """
 
     tenant_id: str
@@ -61,13 +64,15 @@ class Incident:
     disguise: str
     kind: Literal["leak", "replay"]
     cache_entry: str | None = None
+    canary: str = field(default="", repr=False)
 
 
 class CanaryGuard:
     """Mints canaries and finds them again. Opt-in: nothing is planted that the application doesn't plant.
 
     `on_incident` hears of every foreign canary; `quarantine(tenant, cache_entry)` takes the entry an answer came from
-    out of service. The key is at least 16 bytes and the same in every worker.
+    out of service. The key is at least 16 bytes and the same in every worker: with it alone each of them tells a tenant's
+    own canaries from others', whoever planted them. The store adds the owner's name to an incident.
     """
 
     def __init__(
@@ -89,22 +94,30 @@ class CanaryGuard:
         self._needles = (Needle(MARK, LENGTH, self._genuine),)
 
     def mint(self, tenant: Tenant) -> str:
-        """A new canary of this tenant: 80 random bits and 80 bits of MAC."""
+        """A new canary of this tenant: 64 random bits and twice 48 bits of MAC."""
         lookup = _letters(self._random(ID_LETTERS // 2))
         self._store.put(lookup, tenant.id)
-        return MARK + lookup + self._mac(lookup)
+        return MARK + lookup + self._mac(lookup) + self._mac(lookup, tenant.id)
 
     def plant(self, text: str, tenant: Tenant) -> str:
         """The text with a new canary of this tenant at its end: for audit documents and system prompts."""
         return f"{text}\n[ref {self.mint(tenant)}]"
 
-    def sightings(self, text: str) -> list[Sighting]:
-        """Every genuine canary in the text, in any disguise, with its owner."""
-        return [found for found in sightings(text, self._needles) if found.genuine]
+    def is_of(self, canary: str, tenant_id: str) -> bool:
+        """Whether a canary in its compact form was made for this tenant, with this key."""
+        lookup, owner = canary[len(MARK) : len(MARK) + ID_LETTERS], canary[-MAC_LETTERS:]
+        return len(canary) == LENGTH and hmac.compare_digest(owner, self._mac(lookup, tenant_id))
+
+    def sightings(self, text: str, tenant: Tenant | None = None) -> list[Sighting]:
+        """Every genuine canary in the text, in any disguise, with its owner: the store's word, or that it is `tenant`."""
+        found = [sighting for sighting in sightings(text, self._needles) if sighting.genuine]
+        if tenant is None:
+            return found
+        return [replace(s, owner=tenant.id) if self.is_of(s.canary, tenant.id) else s for s in found]
 
     def scan(self, text: str, tenant: Tenant, *, replayed: Iterable[str] = ()) -> Verdict:
         """The verdict on an answer to this tenant: a foreign canary blocks, one that came in with the input flags."""
-        return verdict_of(self.sightings(text), tenant, frozenset(replayed))
+        return verdict_of(self.sightings(text, tenant), tenant, frozenset(replayed))
 
     def strip(self, text: str, tenant: Tenant, *, replayed: Iterable[str] = ()) -> str:
         """The answer without the tenant's own canaries; raises IsolationBreach when there is a foreign one."""
@@ -112,7 +125,7 @@ class CanaryGuard:
 
     def settle(self, text: str, tenant: Tenant, replayed: frozenset[str], cache_entry: str | None) -> str:
         """The answer without canaries; or, for a foreign one, report, quarantine the cache entry and raise."""
-        found = self.sightings(text)
+        found = self.sightings(text, tenant)
         for sighting in found:
             if sighting.owner != tenant.id and sighting.canary not in replayed:
                 raise self.breach(sighting, tenant, cache_entry)
@@ -132,15 +145,16 @@ class CanaryGuard:
         seen: set[str] = set()
         for segment in segments:
             if segment.source == "user":
-                for found in self.sightings(segment.text):
+                for found in self.sightings(segment.text, tenant):
                     if found.owner != tenant.id and found.canary not in seen:
                         seen.add(found.canary)
-                        self._report(Incident(tenant.id, found.owner, found.disguise, "replay"))
+                        self._report(Incident(tenant.id, found.owner, found.disguise, "replay", canary=found.canary))
         return frozenset(seen)
 
     def breach(self, found: Sighting, tenant: Tenant, cache_entry: str | None) -> IsolationBreach:
         """Report a leak and quarantine the cache entry; the error to raise names no other tenant."""
-        self._report(Incident(tenant.id, found.owner, found.disguise, "leak", cache_entry))
+        telemetry.incident(tenant, "answer")
+        self._report(Incident(tenant.id, found.owner, found.disguise, "leak", cache_entry, found.canary))
         if self._quarantine is not None and cache_entry is not None:
             self._quarantine(tenant, cache_entry)
         return IsolationBreach(
@@ -153,12 +167,13 @@ class CanaryGuard:
             self._on_incident(incident)
 
     def _genuine(self, compact: str) -> tuple[bool, str | None]:
-        lookup, mac = compact[len(MARK) : len(MARK) + ID_LETTERS], compact[len(MARK) + ID_LETTERS :]
+        lookup, mac = compact[len(MARK) : len(MARK) + ID_LETTERS], compact[len(MARK) + ID_LETTERS : -MAC_LETTERS]
         owner = self._store.owner(lookup)
         return owner is not None or hmac.compare_digest(mac, self._mac(lookup)), owner
 
-    def _mac(self, lookup: str) -> str:
-        return _letters(hmac.digest(self._key, b"canary " + lookup.encode("ascii"), "sha256")[: MAC_LETTERS // 2])
+    def _mac(self, lookup: str, tenant_id: str = "") -> str:
+        signed = hmac.digest(self._key, f"canary {lookup} {tenant_id}".encode(), "sha256")
+        return _letters(signed[: MAC_LETTERS // 2])
 
 
 class CanaryStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tenant_middleware import telemetry
 from tenant_middleware.errors import GuardrailBlocked, InvalidInput
 from tenant_middleware.guardrails.classifier import GreyBand
 from tenant_middleware.guardrails.modes import GuardPolicy, Thresholds, check_mode
@@ -18,7 +19,7 @@ from tenant_middleware.tenant import Tenant
 class InputGuard:
     """Compares what a prompt asks for with who asks, and with where each piece of it came from.
 
-    `check` decides and has no side effect; `enforce` raises. A classifier, if there is one, is loaded here: one that
+    `check` decides and has no side effect; `enforce` counts what it flags and raises what it blocks. A classifier, if there is one, is loaded here: one that
     can't be is a ConfigurationError now, never a silent "safe" later.
     """
 
@@ -63,11 +64,11 @@ class InputGuard:
 
     def enforce(self, segments: Sequence[Segment] | str, tenant: Tenant) -> Verdict:
         """The verdict when the text may go on; raises GuardrailBlocked when it may not."""
-        return refuse_blocked(self.check(segments, tenant), tenant)
+        return enforced(self.check(segments, tenant), tenant)
 
     async def aenforce(self, segments: Sequence[Segment] | str, tenant: Tenant) -> Verdict:
         """As `enforce`, with the classifier awaited."""
-        return refuse_blocked(await self.acheck(segments, tenant), tenant)
+        return enforced(await self.acheck(segments, tenant), tenant)
 
     def _capped(self, verdict: Verdict, mode: str, tenant: Tenant) -> Verdict:
         flag_only = mode == "flag" or tenant.id in self._registry.operators
@@ -108,8 +109,10 @@ def _verdict(scans: Iterable[tuple[int, Scan]], thresholds: Thresholds) -> Verdi
     return at_least(verdict, thresholds.oversize, "oversize") if truncated else verdict
 
 
-def refuse_blocked(verdict: Verdict, tenant: Tenant) -> Verdict:
+def enforced(verdict: Verdict, tenant: Tenant) -> Verdict:
     """The verdict itself, unless it blocks: then GuardrailBlocked, which names rules and never the text."""
+    if verdict.flagged:
+        telemetry.guarded(tenant, "input", verdict.action, verdict.rules)
     if not verdict.blocked:
         return verdict
     rule = ",".join(verdict.rules)

@@ -62,7 +62,7 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     fallbacks inside are attempts of one call), tools must be made by `tenant_tool` or be named in `tenantless_tools`.
     An exhausted budget ends the run with a message (`on_budget="raise"`: with BudgetExceeded). With `canaries`, an
     answer that holds another tenant's raises IsolationBreach and one's own are taken out; `answers` flags others'
-    ids and the system prompt.
+    ids and the system prompt. Both are the tenancy's unless given.
     """
 
     state_schema = PinnedState
@@ -80,8 +80,8 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
         super().__init__()
         self.tenancy = tenancy
         self.caps = caps or RunCaps()
-        self.canaries = canaries
-        self.answers = answers
+        self.canaries = canaries if canaries is not None else tenancy.canaries
+        self.answers = answers if answers is not None else tenancy.answers
         self._tenantless = frozenset(tenantless_tools)
         self._on_budget = on_budget
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-from tenant_middleware.errors import Refusal, StoreUnavailable, TenancyError, UnpricedModel, missing_extra
+from tenant_middleware.errors import (
+    IsolationBreach,
+    Refusal,
+    StoreUnavailable,
+    TenancyError,
+    UnpricedModel,
+    missing_extra,
+)
 from tenant_middleware.identity.asgi import refusal_body, refusal_headers, refusal_status
 from tenant_middleware.litellm.calls import OpenCall
 from tenant_middleware.litellm.routes import NotServed
@@ -48,8 +55,8 @@ def refused(error: TenancyError | NotServed, now: float) -> Refused:
             headers["x-tenant-resets-at"] = error_resets.isoformat(timespec="seconds")
         return Refused(refusal_status(error), refusal_body(error)["error"], headers)
     status, code = (400, "invalid_request") if isinstance(error, ValueError) else (500, "configuration_error")
-    if isinstance(error, UnpricedModel):
-        code = "unpriced_model"
+    if isinstance(error, UnpricedModel | IsolationBreach):
+        code = "unpriced_model" if isinstance(error, UnpricedModel) else "isolation_breach"
     return Refused(status, {"code": code, "message": str(error)}, {})
 
 

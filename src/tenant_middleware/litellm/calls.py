@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tenant_middleware import telemetry
-from tenant_middleware.admission.call import Call, Hold, new_call_id
-from tenant_middleware.errors import IsolationBreach, TenancyError
+from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id
+from tenant_middleware.errors import ConfigurationError, IsolationBreach, TenancyError
 from tenant_middleware.guardrails import Segment, Source
 from tenant_middleware.isolation.provider_state import (
     BODY,
@@ -26,6 +26,7 @@ from tenant_middleware.isolation.provider_state import (
     salt_field,
 )
 from tenant_middleware.litellm import request as asking
+from tenant_middleware.litellm.output import GuardedStream, OutputGuard, drop_entry
 from tenant_middleware.litellm.usage import StreamCount, is_hit, usage_of
 from tenant_middleware.litellm.usage import field as field_of
 from tenant_middleware.metering.usage import Usage
@@ -66,6 +67,8 @@ class OpenCall:
     ended: bool = False
     row: LedgerRow | None = None
     echoed: object = None
+    cache_entry: str | None = None
+    stopped: bool = False
 
     @property
     def tenant(self) -> Tenant:
@@ -117,6 +120,7 @@ class Calls:
     def __init__(self, tenancy: Tenancy) -> None:
         self.tenancy = tenancy
         self.gate = tenancy.gate
+        self.output = OutputGuard(tenancy.canaries, tenancy.answers)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(
@@ -124,6 +128,11 @@ class Calls:
     ) -> OpenCall:
         """Guard, check and admit a request; raises what the gate raises, with nothing held."""
         kind, numbers = asking.kind_of(call_type), asking.asked(request)
+        if self.output and owner == "callback" and numbers.stream and kind is Kind.CHAT:
+            raise ConfigurationError(
+                "canaries or answer checks are configured, and LiteLLM shows a callback no stream that they could look "
+                "at: stream through TenantRouter or the proxy, or ask without stream"
+            )
         await self._guard(tenant, request)
         await self._check_references(tenant, request)
         call = Call(
@@ -166,6 +175,28 @@ class Calls:
         open_call.ended = True
         await self._remember(open_call, response)
         await self._settle(open_call, usage_of(response), "ok")
+
+    async def deliver(self, open_call: OpenCall, response: Any) -> Any:
+        """Settle an answer, which is paid for, and give it or a cleaned copy; raises IsolationBreach."""
+        await self.finish(open_call, response)
+        try:
+            self.check_model(open_call, response)
+            if self.output and open_call.hold.call.kind is Kind.CHAT:
+                return self.output.whole(response, open_call.tenant, open_call.cache_entry)
+        except IsolationBreach:
+            await self.withdraw(open_call)
+            raise
+        return response
+
+    def guarded(self, open_call: OpenCall) -> GuardedStream | None:
+        """What a streamed answer has to pass, if there is anything."""
+        return GuardedStream(self.output, open_call.tenant, open_call.cache_entry) if self.output else None
+
+    async def withdraw(self, open_call: OpenCall) -> None:
+        """Take an answer that was stopped out of LiteLLM's cache, or keep it from being stored."""
+        open_call.stopped = True
+        if open_call.cache_entry is not None:
+            await drop_entry(open_call.cache_entry)
 
     async def finish_stream(self, open_call: OpenCall, response: Any) -> None:
         """Settle a stream that was read to its end."""

@@ -23,8 +23,9 @@ except ImportError as error:
 
 from tenant_middleware.admission.call import new_call_id
 from tenant_middleware.context import current_tenant, enter_call, leave_call, peek_tenant, refuse_other
-from tenant_middleware.errors import ConfigurationError
+from tenant_middleware.errors import ConfigurationError, IsolationBreach
 from tenant_middleware.litellm.calls import PIN, Calls, OpenCall, Pin, pinned
+from tenant_middleware.litellm.output import withheld
 from tenant_middleware.litellm.refusals import in_litellm_form, passing
 from tenant_middleware.litellm.request import bucket_of, kind_of
 from tenant_middleware.litellm.sealed import check_cache, measures_vectors
@@ -122,10 +123,17 @@ class TenantCallback(CustomLogger):
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: Any, call_type: Any
-    ) -> None:
+    ) -> Any:
         open_call = pinned(request_data)
-        if open_call is not None and open_call.owner != "router":
+        if open_call is None or open_call.owner == "router":
+            return None
+        if open_call.owner == "proxy" or not self._calls.output:
             await self._calls.finish(open_call, response)
+            return None
+        try:
+            return await self._calls.deliver(open_call, response)
+        except IsolationBreach:  # LiteLLM would swallow it and go on with the answer
+            return withheld(response)
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -159,8 +167,8 @@ class TenantCallback(CustomLogger):
     ) -> dict[str, Any]:
         return await self._proxy.admit(user_api_key_dict, data, call_type)
 
-    async def async_post_call_success_hook(self, data: dict[str, Any], user_api_key_dict: Any, response: Any) -> None:
-        await self._proxy.finish(data, response)
+    async def async_post_call_success_hook(self, data: dict[str, Any], user_api_key_dict: Any, response: Any) -> Any:
+        return await self._proxy.finish(data, response)
 
     async def async_post_call_failure_hook(
         self,

@@ -52,12 +52,10 @@ class Proxy:
             return data | self._calls.sent(open_call, data, None)
         raise answer  # outside the handler: what is chained would be printed
 
-    async def finish(self, data: Mapping[str, Any], response: Any) -> None:
-        """Settle an answer on its way out. Only a breach stops it: it is paid for."""
+    async def finish(self, data: Mapping[str, Any], response: Any) -> Any:
+        """Settle an answer on its way out, and clean it. Only a breach stops it: it is paid for."""
         open_call = pinned(data)
-        if open_call is not None:
-            await self._calls.finish(open_call, response)
-            self._calls.check_model(open_call, response)
+        return response if open_call is None else await self._calls.deliver(open_call, response)
 
     async def fail(self, data: Mapping[str, Any], error: Exception) -> Any:
         """Give back what a failed call held; refusals from inside LiteLLM get their own status."""

@@ -64,9 +64,7 @@ class TenantRouter(Router):
             raise
         finally:
             leave_call(open_call.hold, outer)
-        await self._tenancy_calls.finish(open_call, response)
-        self._tenancy_calls.check_model(open_call, response)
-        return response
+        return await self._tenancy_calls.deliver(open_call, response)
 
     async def _hop(self, open_call: OpenCall, args: Any, kwargs: dict[str, Any]) -> Any:
         """A fallback of an open call; LiteLLM comes in by the front door again."""

@@ -59,6 +59,7 @@ class _Sealed(Cache):
         if open_call is None:
             return None
         made = self._tenant_key(open_call, super().get_cache_key(**_plain(open_call, kwargs)), kwargs)
+        open_call.cache_entry = made
         if made is not None and isinstance(kwargs.get("litellm_params"), dict):
             kwargs["litellm_params"]["preset_cache_key"] = made
         return made
@@ -73,6 +74,9 @@ class _Sealed(Cache):
         )
 
     def _with_key(self, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        open_call = pinned(kwargs)
+        if open_call is not None and open_call.stopped:
+            return None
         if not isinstance(kwargs.get("cache_key"), SealedKey):
             kwargs["cache_key"] = self.get_cache_key(**kwargs)
         return kwargs if kwargs["cache_key"] is not None else None

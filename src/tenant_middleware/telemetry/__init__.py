@@ -7,7 +7,7 @@ Observers that subscribe (a Tenancy's own record for reports) hear of stages and
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter, time_ns
 from types import TracebackType
 from typing import Literal, Protocol
@@ -52,6 +52,11 @@ _cost = _meter.create_counter("tenant.model.cost", unit="nUSD", description="Nan
 _refusals = _meter.create_counter("tenant.refusals", unit="{refusal}", description="Calls refused, by rule")
 _incidents = _meter.create_counter(
     "tenant.isolation.incidents", unit="{incident}", description="Data of another tenant that a check held back"
+)
+_verdicts = _meter.create_counter(
+    "tenant.guard.verdicts",
+    unit="{verdict}",
+    description="Texts that a guard flagged or blocked, by first rule",
 )
 _outages = _meter.create_counter(
     "tenant.store.outages", unit="{outage}", description="Times a shared store was given up for a while"
@@ -293,6 +298,11 @@ def refused(tenant: Tenant, error: BaseException) -> None:
         _refusals.add(1, {TENANT: series.label(tenant.id), "code": error.code, "rule": error.rule})
         for observer in _observers:
             observer.refusal(tenant, error.rule)
+
+
+def guarded(tenant: Tenant, where: Literal["input", "answer"], action: str, rules: Sequence[str]) -> None:
+    """Count what a guardrail flagged or blocked: a tier whose guard only flags is heard of here."""
+    _verdicts.add(1, {TENANT: series.label(tenant.id), "where": where, "action": action, "rule": next(iter(rules), "")})
 
 
 def incident(tenant: Tenant, where: str) -> None:

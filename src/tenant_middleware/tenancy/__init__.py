@@ -55,10 +55,9 @@ class Tenancy(TenantData):
         queue: FairQueue | None = None,
         billing: BillingSink | None = None,
     ) -> None:
-        self.settings = settings
         self.clock = clock or SystemClock()
         secret = fingerprint_key(settings, policy)
-        super().__init__(policy, Opener(settings, policy, self.clock, secret), secret)
+        super().__init__(settings, policy, Opener(settings, policy, self.clock, secret), secret)
         self._closed = False
         self._seat = Seat()
         # What stops these also runs when this object is forgotten, and at interpreter exit.

@@ -19,7 +19,7 @@ from tenant_middleware.settings import Settings
 from tenant_middleware.tenant import Tenant
 
 if TYPE_CHECKING:
-    from tenant_middleware.guardrails import InputGuard
+    from tenant_middleware.guardrails import AnswerGuard, CanaryGuard, InputGuard, Registry
     from tenant_middleware.isolation.vectors import Vectors
 
 
@@ -39,7 +39,8 @@ class TenantData:
     An application may put a store of its own in the place of one of them before it is used.
     """
 
-    def __init__(self, policy: Policy, opener: Opener, secret: bytes) -> None:
+    def __init__(self, settings: Settings, policy: Policy, opener: Opener, secret: bytes) -> None:
+        self.settings = settings
         self.policy = policy
         self._opener = opener
         self._secret = secret
@@ -80,10 +81,34 @@ class TenantData:
     @cached_property
     def guard(self) -> InputGuard:
         """The input guard in each tier's mode, knowing the listed tenants."""
-        from tenant_middleware.guardrails import InputGuard, Registry
+        from tenant_middleware.guardrails import InputGuard
 
-        known = [(tenant_id, *rule.names) for tenant_id, rule in self.policy.tenants.items()]
-        return InputGuard(_GuardModes(self.policy), Registry(known))
+        return InputGuard(_GuardModes(self.policy), self._registry)
+
+    @cached_property
+    def canaries(self) -> CanaryGuard | None:
+        """What adapters look for in answers, with the key that [secrets] names; None without one."""
+        key = self.settings.secrets.canary_key
+        if key is None:
+            return None
+        from tenant_middleware.guardrails import CanaryGuard
+
+        return CanaryGuard(key.get_secret_value().encode())
+
+    @cached_property
+    def answers(self) -> AnswerGuard | None:
+        """Flags answers that hold another listed tenant's id, where [answers] says so; else None."""
+        if not self.settings.answers.foreign_ids:
+            return None
+        from tenant_middleware.guardrails import AnswerGuard
+
+        return AnswerGuard(self._registry)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        from tenant_middleware.guardrails import Registry
+
+        return Registry((tenant_id, *rule.names) for tenant_id, rule in self.policy.tenants.items())
 
     def backends(self, concern: str) -> list[Any]:
         """Every open backend of a concern, silos included, and what the application put in its place."""
