@@ -83,7 +83,7 @@ class PoolSettings(Model):
     output_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     prior_output: Annotated[int, Field(ge=0)] = 256
     max_wait: Duration = 30.0
-    max_runtime: Duration = 3600.0
+    max_runtime: Duration = 600.0
     max_running: Limit = None
     max_tokens: Limit = None
     max_length: Limit = 10_000

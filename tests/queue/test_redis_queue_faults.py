@@ -248,6 +248,23 @@ def test_while_redis_is_down_only_degraded_tenants_get_a_share(
         queue.leave(slot, 1, 0)
 
 
+async def test_who_waits_is_told_when_the_queue_is_closed(opened: Callable[..., RedisQueue]) -> None:
+    """A worker that shuts down must not sit out its callers' timeouts; and one in a thread hears of it as well."""
+    queue = opened(slots=1)
+    await queue.aenter(ticket(TWIN))
+    waiting = [
+        asyncio.create_task(queue.aenter(ticket(ACME, timeout=600))),
+        asyncio.create_task(asyncio.to_thread(queue.enter, ticket(NEXT, timeout=600))),
+    ]
+    async with asyncio.timeout(30):
+        while (await asyncio.to_thread(running, queue)) != (1, 2):  # noqa: ASYNC110 - another thread counts
+            await asyncio.sleep(0.01)
+        await queue.aclose()
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
+    assert all("closed" in str(answer) for answer in answers)
+
+
 def test_a_server_that_throws_keys_away_is_refused() -> None:
     with (
         local_redis(modules=False, maxmemory_policy="allkeys-lru") as url,
@@ -346,6 +363,22 @@ def test_too_many_tenants_to_serve_each_in_time_do_not_undo_a_newcomers_turn(
     waiting.append(light := line.push("light", 100, 0))
     serve(4)
     assert light.ready
+
+
+def test_a_clock_set_back_delays_nobody(scripted: Callable[..., Scripted]) -> None:
+    """A failover may go to a machine that is a minute behind; nobody stands aside a minute longer."""
+    line = scripted()
+    lease = line.push("acme", 100, 0)
+    line.park(lease, 10.0)
+    line.now -= 61.0
+    line.tick()
+    assert not lease.ready
+    line.now += 10.5
+    line.tick()
+    assert lease.ready
+    line.now += 61.0
+    line.leave(lease, 100, 0)
+    assert line.links.run(line.pool.state()).running == 0
 
 
 @pytest.mark.parametrize("tenants", [500, pytest.param(100_000, marks=pytest.mark.long)])

@@ -41,7 +41,7 @@ class PoolTerms:
     output_weight: float = 2.0
     prior_output: int = 256
     max_wait: float = 30.0
-    max_runtime: float = 3600.0
+    max_runtime: float = 600.0
     caps: LaneCaps = LaneCaps()
 
     def __post_init__(self) -> None:

@@ -10,17 +10,18 @@
 --   jobs   hash  job -> record   workers zset  worker -> end of its lease    w:W   set   a worker's jobs
 --   box:W  list  jobs that got a slot, for the worker to fetch
 -- A job's number is the microsecond it came at, made unique; times are seconds of the server's clock. `queue_verbs.lua`
--- follows in the same script.
+-- follows in the same script. A clock that is set back, as by a failover to another machine, goes on from where it was.
 -- ARGV: verb, worker, terms as JSON, then the verb's own. Replies: {status, {...}, seconds to the next event}
 local P, verb, worker, terms = KEYS[1], ARGV[1], ARGV[2], cjson.decode(ARGV[3])
 local time = redis.call('TIME')
-local now = terms.now or tonumber(time[1]) + tonumber(time[2]) / 1e6 -- tests bring a clock of their own
+local clock = terms.now or tonumber(time[1]) + tonumber(time[2]) / 1e6 -- tests bring a clock of their own
 local lanes, granted, probing_grant = {}, {}, false
 local KEEP_S = 3600 -- figures of tenants that don't come back; means are kept for a day
 local AGED_ONE_IN = 4 -- of so many starts, one may go to a tenant that waited too long: `pool.py` says why
 local REAPED, WOKEN, SWEPT, MODELS = 100, 16, 2, 200 -- bounds on the housekeeping of one call, and on what a tenant names
 
-local head = redis.call('HMGET', P, 'v', 'top', 'seq', 'queued', 'frozen', 'beat', 'reap_after', 'turn')
+local head = redis.call('HMGET', P, 'v', 'top', 'seq', 'queued', 'frozen', 'beat', 'reap_after', 'turn', 'ahead')
+local now = math.max(clock + (tonumber(head[9]) or 0), tonumber(head[6]) or 0)
 local pool = {
   v = tonumber(head[1]) or 0, top = tonumber(head[2]) or 0, seq = tonumber(head[3]) or 0,
   queued = tonumber(head[4]) or 0, frozen = tonumber(head[5]) or 0, beat = tonumber(head[6]) or now,

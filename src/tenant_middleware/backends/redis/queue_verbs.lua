@@ -121,5 +121,5 @@ end
 
 for _, lane in pairs(lanes) do save(lane) end
 redis.call('HSET', P, 'v', pool.v, 'top', pool.top, 'seq', string.format('%.0f', pool.seq), 'queued', pool.queued,
-  'frozen', pool.frozen, 'beat', pool.beat, 'reap_after', pool.reap_after, 'turn', pool.in_turn)
+  'frozen', pool.frozen, 'beat', pool.beat, 'reap_after', pool.reap_after, 'turn', pool.in_turn, 'ahead', now - clock)
 return { status, more, upcoming() }

@@ -44,7 +44,7 @@ class Lease:
     ready: bool = False
     in_line: bool = False
     back_at: float = 0.0
-    refusal: RateLimited | None = None
+    refusal: RateLimited | StoreUnavailable | None = None
 
     def remaining(self, now: float) -> float | None:
         """How long it may still wait; None when the slot is there. Raises when it is too late."""
@@ -183,7 +183,12 @@ class SharedPool:
             yield from self._compare()
 
     def bye(self) -> Flow[None]:
-        """Give up everything this worker has in the pool."""
+        """Give up everything this worker has in the pool; who waits is told, since nobody will hear of a slot."""
+        for lease in tuple(self.asked.values()):
+            lease.refusal = StoreUnavailable("the queue was closed while this call waited", store="queue")
+            lease.signal.set()
+        self.asked.clear()
+        self.held.clear()
         yield from self._say("bye")
 
     def forget(self, tenant_id: str) -> Flow[bool]:
