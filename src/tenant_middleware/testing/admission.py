@@ -114,6 +114,18 @@ class AdmissionContract:
         clock.advance(big.retry_after or 0)
         granted(store.reserve(ask(limits=limits, prompt_tokens=6_000, max_output=0, min_output=0)))
 
+    def test_when_requests_and_tokens_are_short_the_longer_wait_is_told(
+        self, store: AdmissionStore, clock: ManualClock
+    ) -> None:
+        for rpm, tpm, rule in ((60, 600, "tpm"), (1, 60_000, "rpm")):
+            limits = replace(FREE, rpm=rpm, tpm=tpm, burst=0.01)
+            asked = ask(GLOBEX, limits, prompt_tokens=500, max_output=0, min_output=0)
+            clock.advance(MINUTE)
+            granted(store.reserve(asked))
+            refusal = denied(store.reserve(asked._replace(call_id="b" * 32)), rule)
+            clock.advance(refusal.retry_after or 0)
+            granted(store.reserve(asked._replace(call_id="c" * 31 + rule[0])))
+
     def test_a_call_above_the_limit_is_never_admissible(self, store: AdmissionStore) -> None:
         limits = replace(FREE, tpm=6_000)
         refusal = denied(store.reserve(ask(limits=limits, prompt_tokens=5_991, max_output=10)), "tpm")

@@ -192,11 +192,13 @@ class Account:
         if charged + least > self.budget:
             never = least > self.budget
             return Denied("budget", limits.budget_nano or 0, charged, None, books.span.end, never)
+        need, short = min(tokens, self.token_cap), list[Denied]()
         if self.requests < 1:
-            return self._rate("rpm", limits.rpm or 0, self.requests, 1.0, self.request_rate)
-        need = min(tokens, self.token_cap)
+            short.append(self._rate("rpm", limits.rpm or 0, self.requests, 1.0, self.request_rate))
         if self.tokens < need:
-            return self._rate("tpm", limits.tpm or 0, self.tokens, need, self.token_rate)
+            short.append(self._rate("tpm", limits.tpm or 0, self.tokens, need, self.token_rate))
+        if short:  # the longer wait decides: after it the call isn't told to wait again
+            return max(short, key=lambda denied: denied.retry_after or 0.0)
         if len(self.held) >= self.concurrency:
             return Denied("concurrency", limits.max_concurrency or 0, len(self.held), BUSY_RETRY, None)
         return Denied("budget_busy", limits.budget_nano or 0, charged + books.reserved, BUSY_RETRY, books.span.end)

@@ -226,6 +226,9 @@ end
 local cheapest = fixed + least * per_token
 local tokens = prompt + (extending and output or math.max(output, least))
 local need = math.min(tokens, cap_t)
+local wait_r, wait_t = 0, 0 -- when both are short the longer wait decides: after it the call isn't told to wait again
+if not extending and a.rq < 1 then wait_r = (1 - a.rq) / rate_r + 0.001 end
+if tokens > 0 and a.tk < need then wait_t = (need - a.tk) / rate_t + 0.001 end
 
 -- First what no short wait helps against, so that nobody waits in vain.
 local answer
@@ -235,10 +238,10 @@ elseif output < least and m.sp + m.ls + cheapest > budget then
   answer = denied('budget', budget, m.sp + m.ls, nil, a.pe, cheapest > budget)
 elseif extending and output < least then
   answer = denied('budget_busy', budget, m.sp + m.ls + m.rs, BUSY, a.pe)
-elseif not extending and a.rq < 1 then
-  answer = denied('rpm', rpm, rpm - math.floor(a.rq), (1 - a.rq) / rate_r + 0.001)
-elseif tokens > 0 and a.tk < need then
-  answer = denied('tpm', limit_t, limit_t - math.floor(a.tk), (need - a.tk) / rate_t + 0.001)
+elseif wait_r > 0 and wait_r >= wait_t then
+  answer = denied('rpm', rpm, rpm - math.floor(a.rq), wait_r)
+elseif wait_t > 0 then
+  answer = denied('tpm', limit_t, limit_t - math.floor(a.tk), wait_t)
 elseif not extending and a.n >= most then
   answer = denied('concurrency', most, a.n, BUSY)
 elseif output < least then
