@@ -37,6 +37,7 @@ class Seen:
     body: dict[str, Any]
     key: str
     query: dict[str, list[str]] = field(default_factory=dict)
+    port: int = 0  # of the connection it came on
 
 
 class PineconeServer:
@@ -118,7 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         key = self.headers.get("Api-Key") or ""
         if length > 2 * 1024 * 1024:
             return self._answer(413, {"code": 3, "message": "Request size exceeds 2 MB", "details": []})
-        request = Seen(self.command, unquote(parts.path), json.loads(raw) if raw else {}, key, parse_qs(parts.query))
+        body = json.loads(raw) if raw else {}
+        request = Seen(self.command, unquote(parts.path), body, key, parse_qs(parts.query), self.client_address[1])
         service.requests.append(request)
         if not key or key in service.refused_keys:
             return self._answer(401, "Unauthorized")
