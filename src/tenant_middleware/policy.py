@@ -123,14 +123,25 @@ class TenantRule(BaseModel):
 
 
 class PriceRule(Model):
-    """A price that wins over the price map: USD per million tokens, and per call. `free` says that 0 is meant."""
+    """A price that wins over the price map: USD per million tokens, and per call. `free` says that 0 is meant, `like`
+    names the model of the map whose price counts instead, with its tiers, media and ways of serving.
+    """
 
     input_usd_per_million: Usd = Decimal(0)
     output_usd_per_million: Usd = Decimal(0)
     cached_input_usd_per_million: Usd | None = None
+    cache_write_usd_per_million: Usd | None = None
+    cache_write_1h_usd_per_million: Usd | None = None
     per_call_usd: Usd = Decimal(0)
     free: bool = False
+    like: str | None = None
     as_of: dt.date | None = None
+
+    @model_validator(mode="after")
+    def _one_price(self) -> PriceRule:
+        if self.like is not None and self.model_fields_set != {"like"}:
+            raise ValueError("like: it names a model of the price map, which leaves nothing else to say")
+        return self
 
 
 class Entitlement(NamedTuple):

@@ -12,7 +12,7 @@ from tenant_middleware.admission.queueing.in_process import InProcessQueue
 from tenant_middleware.admission.queueing.pools import Pools
 from tenant_middleware.backends.in_memory.admission import InMemoryAdmission
 from tenant_middleware.metering.ledger import LedgerRow
-from tenant_middleware.metering.pricing import PriceBook
+from tenant_middleware.metering.price_book import PriceBook
 from tenant_middleware.policy import Policy
 from tenant_middleware.testing import ManualClock
 

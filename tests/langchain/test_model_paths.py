@@ -31,7 +31,7 @@ from tenant_middleware import (
 from tenant_middleware.langchain import TenantChatModel
 from tenant_middleware.langchain.usage import usage_of
 from tenant_middleware.local import echo_chat_model, scripted_tool_model
-from tenant_middleware.metering.usage import Usage
+from tenant_middleware.metering.usage import Media, Usage
 
 
 @pytest.fixture
@@ -319,10 +319,11 @@ def test_dumps_show_neither_gate_nor_inner_model(model: TenantChatModel) -> None
         ({"cache_creation": 5}, Usage(9, 4, cache_write_tokens=5)),
         (
             {"cache_creation": 0, "ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3},
-            Usage(9, 4, cache_write_tokens=5),
+            Usage(9, 4, cache_write_tokens=5, cache_write_1h_tokens=3),
         ),
+        ({"audio": 2, "image": 3}, Usage(9, 4, prompt_media=Media(2, 3))),
     ],
-    ids=["plain", "read", "written", "written by age"],
+    ids=["plain", "read", "written", "written by age", "heard and seen"],
 )
 def test_reads_and_writes_of_a_providers_cache_are_reported(details: dict[str, int], expected: Usage) -> None:
     """Both have prices of their own, so a call's cost depends on them."""
@@ -330,7 +331,12 @@ def test_reads_and_writes_of_a_providers_cache_are_reported(details: dict[str, i
     answer = AIMessage("words", usage_metadata=metadata)
     assert usage_of(ChatResult(generations=[ChatGeneration(message=answer)])) == expected
     if not details.get("ephemeral_5m_input_tokens"):
-        names = {"cache_read": "cached_tokens", "cache_creation": "cache_creation_tokens"}
+        names = {
+            "cache_read": "cached_tokens",
+            "cache_creation": "cache_creation_tokens",
+            "audio": "audio_tokens",
+            "image": "image_tokens",
+        }
         openai = {"prompt_tokens_details": {names[name]: count for name, count in details.items()}}
         output = {"token_usage": {"prompt_tokens": 9, "completion_tokens": 4} | openai}
         assert usage_of(ChatResult(generations=[], llm_output=output)) == expected

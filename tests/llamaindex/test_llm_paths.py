@@ -28,7 +28,7 @@ from tenant_middleware import (
 )
 from tenant_middleware.llamaindex import TenantLLM
 from tenant_middleware.llamaindex.usage import prompt_tokens, usage_of
-from tenant_middleware.metering.usage import Usage
+from tenant_middleware.metering.usage import Media, Usage
 from tests.llamaindex.conftest import VALUES, EchoLLM, calls
 
 ASKED = [ChatMessage("one two three")]
@@ -327,12 +327,50 @@ def test_a_response_id_is_continued_by_the_tenant_it_was_given_to_alone(
             {},
             Usage(14, 4, cache_write_tokens=5),
         ),
+        (
+            {
+                "usage": {
+                    "input_tokens": 9,
+                    "output_tokens": 4,
+                    "cache_creation_input_tokens": 5,
+                    "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3},
+                    "service_tier": "priority",
+                }
+            },
+            {},
+            Usage(14, 4, cache_write_tokens=5, cache_write_1h_tokens=3, service_tier="priority"),
+        ),
         ({"usage_metadata": {"prompt_token_count": 9, "candidates_token_count": 4}}, {}, Usage(9, 4)),
+        (
+            {
+                "usage_metadata": {
+                    "prompt_token_count": 9,
+                    "candidates_token_count": 4,
+                    "thoughts_token_count": 7,
+                    "tool_use_prompt_token_count": 2,
+                    "cached_content_token_count": 3,
+                    "prompt_tokens_details": [{"modality": "AUDIO", "token_count": 5}],
+                }
+            },
+            {},
+            Usage(11, 11, 3, 7, prompt_media=Media(audio=5)),
+        ),
         ({"prompt_eval_count": 9, "eval_count": 4}, {}, Usage(9, 4)),
         ({}, {"prompt_tokens": 9, "completion_tokens": 4}, Usage(9, 4)),
         (None, {}, None),
     ],
-    ids=["openai", "openai cached", "anthropic", "anthropic write", "gemini", "ollama", "counts", "nothing"],
+    ids=[
+        "openai",
+        "openai cached",
+        "anthropic",
+        "anthropic write",
+        "anthropic hour",
+        "gemini",
+        "gemini thinks",
+        "ollama",
+        "counts",
+        "nothing",
+    ],
 )
 def test_usage_is_read_under_each_providers_names(raw: Any, more: dict[str, Any], expected: Usage | None) -> None:
     assert usage_of(CompletionResponse(text="", raw=raw, additional_kwargs=more)) == expected

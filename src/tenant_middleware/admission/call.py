@@ -58,8 +58,9 @@ def new_nonce() -> str:
 class Call:
     """A model call before it is admitted. `prompt_tokens` is a bound, `max_tokens` the caller's wish for the output.
 
-    `id` is made here, never read from a request. `n` is the number of answers asked for at once, `batch` says
-    that it goes through a provider's batch API, at its price.
+    `id` is made here, never read from a request. `n` is the number of answers asked for at once (of a reranker: of
+    searches that it will charge for), `service_tier` how the provider is asked to serve the call (batch, flex,
+    priority), at its price, and `media` says that the prompt holds more than text.
     """
 
     tenant: Tenant
@@ -71,7 +72,8 @@ class Call:
     attempt: int = 0
     n: int = 1
     stream: bool = False
-    batch: bool = False
+    service_tier: str = ""
+    media: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.tenant, Tenant):
@@ -88,8 +90,8 @@ class Call:
 
     @property
     def paid_units(self) -> int:
-        """How often a per-call price is due: images are paid one by one, other answers per request."""
-        return self.n if self.kind is Kind.IMAGE else 1
+        """How often a per-call price is due: images and searches are paid one by one, other answers per request."""
+        return self.n if self.kind in (Kind.IMAGE, Kind.RERANK) else 1
 
 
 @dataclass(slots=True, eq=False)

@@ -24,7 +24,8 @@ from tenant_middleware.errors import ModelForbidden, RateLimited, TenancyError
 from tenant_middleware.flow import Flow, Op, arun, run
 from tenant_middleware.isolation.provider_state import ProviderState
 from tenant_middleware.metering.ledger import LedgerRow, Status
-from tenant_middleware.metering.pricing import PriceBook, to_nano
+from tenant_middleware.metering.price_book import PriceBook
+from tenant_middleware.metering.pricing import to_nano
 from tenant_middleware.metering.usage import Usage
 from tenant_middleware.policy import Policy, Tier
 from tenant_middleware.tenant import Tenant
@@ -155,9 +156,23 @@ class ModelGate:
         max_tokens: int | None = None,
         n: int = 1,
         stream: bool = False,
+        service_tier: str = "",
+        media: bool = False,
     ) -> Call:
         """A call of the tenant in context, with an id of our own."""
-        return Call(current_tenant(), model, Kind(kind), prompt_tokens, max_tokens, new_call_id(), 0, n, stream)
+        return Call(
+            current_tenant(),
+            model,
+            Kind(kind),
+            prompt_tokens,
+            max_tokens,
+            new_call_id(),
+            0,
+            n,
+            stream,
+            service_tier,
+            media,
+        )
 
     def call(self, call: Call) -> AbstractContextManager[Hold]:
         """Admit a call for the length of a `with`; `hold.report(usage)` says what it used.
@@ -190,7 +205,8 @@ class ModelGate:
 
     def _admit_alone(self, call: Call, around: Hold | None) -> Flow[Hold]:
         """A reservation and a slot of its own; inside an open call it isn't one more of the tenant's calls at once."""
-        terms, price = self.policy.for_tenant(call.tenant), self.prices.price(call.model, batch=call.batch)
+        terms = self.policy.for_tenant(call.tenant)
+        price = self.prices.price(call.model, service_tier=call.service_tier)
         limits = self._limits(terms, at_once=around is None)
         adaptive = terms.estimate == "adaptive" and call.kind is Kind.CHAT
         expected = self.learnt.p95_output(call.tenant, call.model) if adaptive else None
@@ -291,11 +307,11 @@ class ModelGate:
     def _join(self, outer: Hold, call: Call) -> Flow[Hold]:
         """An attempt inside an open call, priced by its own model; the reservation grows when it needs more."""
         root = outer.root
-        price = self.prices.price(call.model, batch=call.batch)
+        price = self.prices.price(call.model, service_tier=call.service_tier)
         terms = self.policy.for_tenant(call.tenant)
         ask = plan.ask_for(call, terms, self._limits(terms), price, ttl=self._ttl, nonce=new_nonce())
         output = min(ask.max_output, root.max_tokens)
-        spent = sum(to_nano(a.price.cost(a.usage)) for a in root.attempts if a.usage is not None)
+        spent = sum(to_nano(a.price.cost(a.usage, a.call.paid_units)) for a in root.attempts if a.usage is not None)
         missing = spent + ask.fixed_nano + output * ask.output_nano - root.nano
         if missing > 0:
             yield from self._grow(root, output=0, nano=missing)

@@ -17,6 +17,8 @@ from tenant_middleware.policy import Tier
 
 # A stream that writes little still keeps this much output reserved ahead.
 _AHEAD = 64
+# What a model that is paid by the token writes for one picture at most; gpt-image-1 needs 6,240 for its largest.
+_PER_IMAGE = 8_192
 _UNITS = {"rpm": "requests a minute", "tpm": "tokens a minute", "concurrency": "calls at once"}
 
 
@@ -34,18 +36,21 @@ def ask_for(
 
     `expected_output` replaces the bound where the policy reserves what was learnt instead ("adaptive").
     """
-    output = output_bound(call, terms)
-    if expected_output is not None:
-        output = min(output, max(expected_output, 1))
     price = price.for_prompt(call.prompt_tokens)
+    output = least = _PER_IMAGE * call.n if call.kind is Kind.IMAGE and price.output else output_bound(call, terms)
+    if call.kind is Kind.CHAT:
+        if expected_output is not None:
+            output = min(output, max(expected_output, 1))
+        least = min(terms.min_output_tokens * call.n, output)
     return Ask(
         tenant=call.tenant,
         call_id=call.id,
         limits=limits,
         prompt_tokens=call.prompt_tokens,
         max_output=output,
-        min_output=min(terms.min_output_tokens * call.n, output),
-        fixed_nano=call.prompt_tokens * price.input_nano + price.per_call_nano * call.paid_units,
+        min_output=least,
+        fixed_nano=call.prompt_tokens * (price.media_nano if call.media else price.input_nano)
+        + price.per_call_nano * call.paid_units,
         output_nano=price.output_nano,
         ttl=ttl,
         nonce=nonce,
@@ -200,7 +205,7 @@ def worth_waiting(denied: Denied) -> bool:
 def used_by(hold: Hold) -> Usage:
     """What one attempt used. A provider that reports nothing is charged by estimate: prompt bound plus output cap."""
     usage = hold.usage
-    if usage is not None and usage.total_tokens > 0:
+    if usage is not None and (usage.total_tokens or (usage.units and hold.price.per_call)):
         return usage
     return Usage(hold.call.prompt_tokens, hold.max_tokens, source="estimated")
 
@@ -233,8 +238,9 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
     for _, usage in attempts[1:]:
         total += usage
     for attempt, usage in attempts:
-        nano += to_nano(attempt.price.cost(usage)) + attempt.price.per_call_nano * (attempt.call.paid_units - 1)
-    call, last = hold.call, attempts[-1][0]
+        nano += to_nano(attempt.price.cost(usage, attempt.call.paid_units))
+    call, (last, last_usage) = hold.call, attempts[-1]
+    price = last.price.for_usage(last_usage)
     return LedgerRow(
         tenant_id=call.tenant.id,
         call_id=call.id,
@@ -249,8 +255,8 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
         completion_tokens=total.completion_tokens,
         reasoning_tokens=total.reasoning_tokens,
         cost_nano=nano,
-        price_source=last.price.source,
-        price_as_of=last.price.as_of,
+        price_source=price.source,
+        price_as_of=price.as_of,
         attempts=len(_innermost(hold.attempts)) or 1,
         attempt_ids=",".join(attempt.call.id for attempt in hold.attempts),
         latency=max(now - hold.started, 0.0),
@@ -258,6 +264,17 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
         stream=call.stream,
         status=status,
         source=total.source,
+        cache_write_tokens=total.cache_write_tokens,
+        cache_write_1h_tokens=total.cache_write_1h_tokens,
+        media_tokens=_media_of(total),
+    )
+
+
+def _media_of(usage: Usage) -> str:
+    """Tokens that are no text, as a row tells them: `prompt_audio=12,completion_image=3`."""
+    sides = {"prompt": usage.prompt_media, "completion": usage.completion_media}
+    return ",".join(
+        f"{side}_{name}={count}" for side, media in sides.items() for name, count in media._asdict().items() if count
     )
 
 

@@ -28,7 +28,7 @@ def report(
 ) -> None:
     """Write totals, heat maps, budgets, refusals and latency verdicts as one self-contained HTML page."""
     from tenant_middleware.cli.period import opened, period
-    from tenant_middleware.metering.pricing import PriceBook
+    from tenant_middleware.metering.price_book import PriceBook
     from tenant_middleware.reporting.report import as_json as to_json
     from tenant_middleware.reporting.report import collect
 

@@ -164,6 +164,9 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
             model_name(request.model),
             prompt_tokens=counting.prompt_tokens(messages, {**rest, "tools": tools}),
             max_tokens=wish,
+            n=counting.answers(request.model, rest),
+            service_tier=counting.service_tier(request.model, rest),
+            media=counting.holds_media(messages),
         )
 
     def _sent(self, request: ModelRequest[Any]) -> Sent:
@@ -174,7 +177,9 @@ class TenantAgentMiddleware(AgentMiddleware[PinnedState, Any, Any]):
     @staticmethod
     def _capped(request: ModelRequest[Any], hold: Hold) -> ModelRequest[Any]:
         _, rest = counting.split_cap(request.model, request.model_settings)
-        return request.override(model_settings={**rest, counting.cap_name(request.model): hold.max_tokens})
+        return request.override(
+            model_settings={**rest, counting.cap_name(request.model): max(hold.max_tokens // hold.call.n, 1)}
+        )
 
     def _out_of_budget(self, error: BudgetExceeded) -> AIMessage:
         """A last message in the agent's name; a busy budget is only worth a retry, so it is raised."""

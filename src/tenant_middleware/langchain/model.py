@@ -248,8 +248,10 @@ class TenantChatModel(PinnedRunnable, BaseChatModel):
             self.model_name,
             prompt_tokens=counting.prompt_tokens(messages, rest),
             max_tokens=wish,
-            n=counting.attribute(self.model, "n") or 1,
+            n=counting.answers(self.model, rest),
             stream=stream,
+            service_tier=counting.service_tier(self.model, rest),
+            media=counting.holds_media(messages),
         )
         return call, rest
 

@@ -27,7 +27,7 @@ from tenant_middleware.isolation.provider_state import (
 )
 from tenant_middleware.litellm import request as asking
 from tenant_middleware.litellm.output import GuardedStream, OutputGuard, drop_entry
-from tenant_middleware.litellm.usage import StreamCount, is_hit, usage_of
+from tenant_middleware.litellm.usage import StreamCount, is_hit, usage_of, usage_of_images
 from tenant_middleware.litellm.usage import field as field_of
 from tenant_middleware.metering.usage import Usage
 from tenant_middleware.tenant import Tenant
@@ -136,7 +136,17 @@ class Calls:
         await self._guard(tenant, request)
         await self._check_references(tenant, request)
         call = Call(
-            tenant, model, kind, numbers.prompt_tokens, numbers.max_tokens, new_call_id(), 0, numbers.n, numbers.stream
+            tenant,
+            model,
+            kind,
+            numbers.prompt_tokens,
+            numbers.max_tokens,
+            new_call_id(),
+            0,
+            numbers.n,
+            numbers.stream,
+            numbers.service_tier,
+            numbers.media,
         )
         hold = await self.gate.aadmit(call)
         return OpenCall(hold, owner, call_type, hold, StreamCount(numbers.prompt_tokens))
@@ -174,7 +184,8 @@ class Calls:
             return
         open_call.ended = True
         await self._remember(open_call, response)
-        await self._settle(open_call, usage_of(response), "ok")
+        read = usage_of_images if open_call.hold.call.kind is Kind.IMAGE else usage_of
+        await self._settle(open_call, read(response), "ok")
 
     async def deliver(self, open_call: OpenCall, response: Any) -> Any:
         """Settle an answer, which is paid for, and give it or a cleaned copy; raises IsolationBreach."""

@@ -21,6 +21,7 @@ KINDS: Mapping[str, Kind] = {
 # What providers call the output cap; a caller's value under any of these names is its wish, the gate's is what is sent.
 CAP_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _MAX_N = 128
+_PER_SEARCH = 100  # documents that a reranker charges for as one search
 
 
 class Asked(NamedTuple):
@@ -30,6 +31,8 @@ class Asked(NamedTuple):
     max_tokens: int | None
     n: int
     stream: bool
+    service_tier: str = ""
+    media: bool = False
 
 
 def kind_of(call_type: str | None) -> Kind:
@@ -50,7 +53,15 @@ def bucket_of(call_type: str | None, request: Mapping[str, Any]) -> str:
 
 def asked(request: Mapping[str, Any]) -> Asked:
     """The numbers of a request; raises InvalidInput for an `n` or a cap that is no number."""
-    return Asked(prompt_tokens(request), wish(request), _answers(request), bool(request.get("stream")))
+    tier = request.get("service_tier")
+    return Asked(
+        prompt_tokens(request),
+        wish(request),
+        _answers(request),
+        bool(request.get("stream")),
+        tier if isinstance(tier, str) else "",
+        any(_holds_media(request.get(name)) for name in ("messages", "input")),
+    )
 
 
 def wish(request: Mapping[str, Any]) -> int | None:
@@ -62,7 +73,7 @@ def wish(request: Mapping[str, Any]) -> int | None:
 def _answers(request: Mapping[str, Any]) -> int:
     given = request.get("n")
     if given is None:
-        return 1
+        return min(-(-len(request.get("documents") or ()) // _PER_SEARCH), _MAX_N) or 1
     n = _whole(given, "n")
     if n > _MAX_N:
         raise InvalidInput(f"n: expected at most {_MAX_N}")
@@ -129,6 +140,17 @@ def _part(part: Mapping[str, Any]) -> int:
     if texts:
         return sum(map(_input, texts))
     return MEDIA_TOKENS if "type" in part else text_bound(_json(part))
+
+
+def _holds_media(value: Any) -> bool:
+    """Whether anything in there is no text."""
+    if isinstance(value, list | tuple):
+        return any(map(_holds_media, value))
+    if not isinstance(value, Mapping):
+        return False
+    if "content" in value or "output" in value:
+        return _holds_media(value.get("content")) or _holds_media(value.get("output"))
+    return "type" in value and _part(value) == _PER_MEDIA
 
 
 def _json(value: Any) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from tenant_middleware.metering.usage import Tally, Usage
+from tenant_middleware.metering.usage import NO_MEDIA, Media, Tally, Usage, reported
 
 _NOT_PYDANTIC: Any = object()
 
@@ -25,31 +26,59 @@ def field(value: Any, name: str) -> Any:
 
 def usage_of(response: Any) -> Usage | None:
     """What the provider reported for an answer; None when it reported nothing."""
-    reported = field(response, "usage")
-    return _usage(reported) if reported is not None else _billed(field(response, "meta"))
+    told = field(response, "usage")
+    if told is None:
+        return _billed(field(response, "meta"))
+    return _usage(told, field(told, "service_tier") or field(response, "service_tier"))
 
 
-def _usage(reported: Any) -> Usage | None:
-    prompt = _first(reported, "prompt_tokens", "input_tokens")
-    output = _first(reported, "completion_tokens", "output_tokens")
+def usage_of_images(response: Any) -> Usage | None:
+    """What was reported for pictures: their number, and where they are paid by the token, tokens of pictures."""
+    pictures = len(field(response, "data") or ())
+    used = usage_of(response)
+    if used is None:
+        return Usage(0, units=pictures) if pictures else None
+    drawn = used.completion_media
+    if not any(drawn) and not field(field(response, "usage"), "output_tokens_details"):
+        drawn = Media(image=used.completion_tokens)
+    return replace(used, completion_media=drawn, units=pictures)
+
+
+def _usage(told: Any, service_tier: Any) -> Usage | None:
+    prompt = _first(told, "prompt_tokens", "input_tokens")
+    output = _first(told, "completion_tokens", "output_tokens")
     if not prompt and not output:
         return None
-    inputs = field(reported, "prompt_tokens_details") or field(reported, "input_tokens_details")
-    outputs = field(reported, "completion_tokens_details") or field(reported, "output_tokens_details")
-    return Usage(
+    inputs = field(told, "prompt_tokens_details") or field(told, "input_tokens_details")
+    outputs = field(told, "completion_tokens_details") or field(told, "output_tokens_details")
+    by_age = field(inputs, "cache_creation_token_details") if inputs is not None else None
+    for_an_hour = _first(by_age, "ephemeral_1h_input_tokens")
+    written = for_an_hour + _first(by_age, "ephemeral_5m_input_tokens")
+    return reported(
         prompt,
         output,
-        _first(inputs, "cached_tokens"),
-        _first(outputs, "reasoning_tokens"),
-        cache_write_tokens=_first(inputs, "cache_creation_tokens"),
+        cached_tokens=_first(inputs, "cached_tokens"),
+        reasoning_tokens=_first(outputs, "reasoning_tokens"),
+        cache_write_tokens=max(_first(inputs, "cache_creation_tokens", "cache_write_tokens"), written),
+        cache_write_1h_tokens=for_an_hour,
+        prompt_media=_media(inputs),
+        completion_media=_media(outputs),
+        service_tier=service_tier if isinstance(service_tier, str) else "",
     )
 
 
+def _media(details: Any) -> Media:
+    if details is None:
+        return NO_MEDIA
+    return Media(*(_first(details, name) for name in ("audio_tokens", "image_tokens", "video_tokens")))
+
+
 def _billed(meta: Any) -> Usage | None:
-    """Rerankers report tokens in `meta`, if they report any."""
+    """Rerankers report tokens or searches in `meta`, if they report any."""
     tokens = field(meta, "tokens") if meta is not None else None
+    searches = _first(field(meta, "billed_units"), "search_units") if meta is not None else 0
     prompt, output = _first(tokens, "input_tokens"), _first(tokens, "output_tokens")
-    return Usage(prompt, output) if prompt or output else None
+    return reported(prompt, output, units=searches or None) if prompt or output or searches else None
 
 
 def _first(value: Any, *names: str) -> int:
@@ -71,11 +100,11 @@ class StreamCount(Tally):
 
     def add(self, chunk: Any) -> None:
         """Count one chunk of a chat stream or one event of the responses API."""
-        reported = usage_of(chunk)
-        if reported is None and (response := field(chunk, "response")) is not None:
-            reported = usage_of(response)
-        if reported is not None:
-            self.report(reported)
+        used = usage_of(chunk)
+        if used is None and (response := field(chunk, "response")) is not None:
+            used = usage_of(response)
+        if used is not None:
+            self.report(used)
         self.text("".join(_texts(chunk)))
 
 

@@ -182,10 +182,18 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
             self.model_name,
             prompt_tokens=counting.prompt_tokens(asked, options),
             max_tokens=min(wishes, default=None),
+            n=self._option("n", options) or 1,
             stream=stream,
+            service_tier=self._option("service_tier", options) or "",
+            media=counting.holds_media(asked),
         )
         rest = {name: value for name, value in options.items() if name not in counting.CAP_NAMES}
         return _Request(wired, asked, call, rest, more)
+
+    def _option(self, name: str, options: dict[str, Any]) -> Any:
+        """What is sent under a name: by the caller, or always."""
+        always = getattr(self._inner, "additional_kwargs", None) or {}
+        return options.get(name, always.get(name, getattr(self._inner, name, None)))
 
     def _ask(self, send: Callable[..., Any], request: _Request) -> Any:
         options, gate = request.prepared(), request.wired.gate
@@ -275,7 +283,7 @@ class _Request:
 
     def capped(self, options: dict[str, Any], hold: Hold) -> dict[str, Any]:
         """The options with the gate's output cap, under the provider's name for it."""
-        return options | {self.wired.cap_name: max(hold.max_tokens, 1)}
+        return options | {self.wired.cap_name: max(hold.max_tokens // hold.call.n, 1)}
 
 
 async def _opened(stream: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tenant_middleware.admission.estimate import MEDIA_TOKENS, MESSAGE_TOKENS, text_bound
 from tenant_middleware.errors import missing_extra
-from tenant_middleware.metering.usage import Tally, Usage
+from tenant_middleware.metering.usage import Media, Tally, Usage, reported
 
 try:
     from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, TextBlock
@@ -27,7 +27,7 @@ CAP_NAMES = (
 _PROMPT = ("prompt_tokens", "input_tokens", "prompt_token_count", "prompt_eval_count")
 _OUTPUT = ("completion_tokens", "output_tokens", "candidates_token_count", "eval_count")
 _INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
-_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "candidates_tokens_details")
 
 Answer = ChatResponse | CompletionResponse
 
@@ -51,6 +51,12 @@ def prompt_tokens(asked: str | Iterable[ChatMessage], options: Mapping[str, Any]
     return total
 
 
+def holds_media(asked: str | Iterable[ChatMessage]) -> bool:
+    """Whether a prompt holds more than text."""
+    blocks = () if isinstance(asked, str) else (block for message in asked for block in message.blocks)
+    return any(not isinstance(block, TextBlock) and block.block_type != "tool_call" for block in blocks)
+
+
 def _message_tokens(message: ChatMessage) -> int:
     total = MESSAGE_TOKENS
     for block in message.blocks:
@@ -70,33 +76,55 @@ def usage_of(answer: Answer) -> Usage | None:
     raw = answer.raw
     if raw is not None:
         for name in ("usage", "usage_metadata"):
-            if (reported := field(raw, name)) is not None and (used := _usage(reported)) is not None:
-                return used
+            if (told := field(raw, name)) is not None:
+                tier = field(told, "service_tier") or field(raw, "service_tier")
+                if (used := _usage(told, tier)) is not None:
+                    return used
         if (used := _usage(raw)) is not None:
             return used
     return _usage(answer.additional_kwargs) if answer.additional_kwargs else None
 
 
-def _usage(reported: Any) -> Usage | None:
-    prompt, output = _first(reported, _PROMPT), _first(reported, _OUTPUT)
+def _usage(told: Any, service_tier: Any = None) -> Usage | None:
+    prompt, output = _first(told, _PROMPT), _first(told, _OUTPUT)
     if not prompt and not output:
         return None
     read = written = 0
-    if field(reported, "prompt_tokens") is None:  # Anthropic counts its cache beside the input, not in it
+    if field(told, "prompt_tokens") is None:  # Anthropic counts its cache beside the input, not in it
         read, written = (
-            _first(reported, ("cache_read_input_tokens",)),
-            _first(reported, ("cache_creation_input_tokens",)),
+            _first(told, ("cache_read_input_tokens",)),
+            _first(told, ("cache_creation_input_tokens",)),
         )
-    cached = read or _detail(reported, _INPUT_DETAILS, "cached_tokens")
-    reasoning = _detail(reported, _OUTPUT_DETAILS, "reasoning_tokens")
-    return Usage(prompt + read + written, output, cached, reasoning, cache_write_tokens=written)
+    # Gemini counts what was thought, and what its own tools read, beside the answer and the prompt
+    thought = _first(told, ("thoughts_token_count",))
+    inputs, outputs = _details(told, _INPUT_DETAILS), _details(told, _OUTPUT_DETAILS)
+    by_age = field(told, "cache_creation") or field(inputs, "cache_creation_token_details")
+    for_an_hour = _first(by_age, ("ephemeral_1h_input_tokens",))
+    return reported(
+        prompt + read + written + _first(told, ("tool_use_prompt_token_count",)),
+        output + thought,
+        cached_tokens=read or _first(inputs, ("cached_tokens",)) or _first(told, ("cached_content_token_count",)),
+        reasoning_tokens=thought or _first(outputs, ("reasoning_tokens",)),
+        cache_write_tokens=written or _first(inputs, ("cache_creation_tokens", "cache_write_tokens")),
+        cache_write_1h_tokens=for_an_hour,
+        prompt_media=_media(inputs),
+        completion_media=_media(outputs),
+        service_tier=service_tier if isinstance(service_tier, str) else "",
+    )
 
 
-def _detail(reported: Any, places: Iterable[str], name: str) -> int:
-    for place in places:
-        if (details := field(reported, place)) is not None:
-            return _first(details, (name,))
-    return 0
+def _details(told: Any, places: Iterable[str]) -> Any:
+    return next((details for place in places if (details := field(told, place)) is not None), None)
+
+
+def _media(details: Any) -> Media:
+    if isinstance(details, list):  # Gemini's, by modality
+        counts = {
+            str(getattr(kind := field(one, "modality"), "value", kind)).lower(): _first(one, ("token_count",))
+            for one in details
+        }
+        return Media(*(counts.get(name, 0) for name in Media._fields))
+    return Media(*(_first(details, (f"{name}_tokens",)) for name in Media._fields))
 
 
 def _first(value: Any, names: Iterable[str]) -> int:

@@ -20,6 +20,8 @@ class LedgerRow:
     """One logical model call: tokens of all its attempts, money per attempt that reached a provider, no content.
 
     Times are seconds since the epoch (`at`) and seconds (`latency`, `queue_wait`); `attempts` counts provider calls.
+    What was cached, written to a cache (of that for an hour), thought, or no text (`prompt_audio=12`) is part of the
+    prompt's and the completion's tokens.
     """
 
     tenant_id: str
@@ -44,6 +46,9 @@ class LedgerRow:
     stream: bool = False
     status: Status = "ok"
     source: str = "provider"
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    media_tokens: str = ""
 
     @property
     def cost_usd(self) -> Decimal:

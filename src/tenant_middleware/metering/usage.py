@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from tenant_middleware.errors import InvalidInput
+
+_log = logging.getLogger(__name__)
 
 Source = Literal["provider", "estimated"]
 
@@ -13,11 +16,24 @@ Source = Literal["provider", "estimated"]
 MAX_TOKENS = 1_000_000_000
 
 
+class Media(NamedTuple):
+    """Tokens that are no text; models charge them at rates of their own."""
+
+    audio: int = 0
+    image: int = 0
+    video: int = 0
+
+
+NO_MEDIA = Media()
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one attempt. `cached_tokens` (read from a provider's prompt cache) and `cache_write_tokens` (put there)
-    are part of `prompt_tokens`, `reasoning_tokens` of `completion_tokens`.
+    """Tokens of one attempt. `cached_tokens` (read from a provider's prompt cache), `cache_write_tokens` (put there)
+    and `prompt_media` (neither) are part of `prompt_tokens`; `reasoning_tokens` and `completion_media` of
+    `completion_tokens`; `cache_write_1h_tokens`, kept for an hour instead of minutes, of `cache_write_tokens`.
 
+    `service_tier` is what the provider says it served the call by, `units` how many images or searches it charges for.
     Raises InvalidInput for negative or absurd counts.
     """
 
@@ -27,6 +43,11 @@ class Usage:
     reasoning_tokens: int = 0
     source: Source = "provider"
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    prompt_media: Media = NO_MEDIA
+    completion_media: Media = NO_MEDIA
+    service_tier: str = ""
+    units: int | None = None
 
     def __post_init__(self) -> None:
         check_tokens(self.prompt_tokens, "prompt_tokens")
@@ -34,6 +55,11 @@ class Usage:
         check_tokens(self.cached_tokens, "cached_tokens")
         check_tokens(self.reasoning_tokens, "reasoning_tokens")
         check_tokens(self.cache_write_tokens, "cache_write_tokens")
+        check_tokens(self.cache_write_1h_tokens, "cache_write_1h_tokens")
+        for count in (*self.prompt_media, *self.completion_media):
+            check_tokens(count, "media")
+        if self.units is not None:
+            check_tokens(self.units, "units")
 
     @property
     def total_tokens(self) -> int:
@@ -47,7 +73,28 @@ class Usage:
             self.reasoning_tokens + other.reasoning_tokens,
             "provider" if self.source == other.source == "provider" else "estimated",
             self.cache_write_tokens + other.cache_write_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            _sum(self.prompt_media, other.prompt_media),
+            _sum(self.completion_media, other.completion_media),
+            other.service_tier or self.service_tier,
+            self.units if other.units is None else other.units + (self.units or 0),
         )
+
+
+def reported(prompt_tokens: int, completion_tokens: int, **more: Any) -> Usage | None:
+    """What a provider says was used; None for counts that can't be: as if it had said nothing.
+
+    An answer that is paid for is not withheld because its bill makes no sense.
+    """
+    try:
+        return Usage(prompt_tokens, completion_tokens, **more)
+    except InvalidInput as error:
+        _log.warning("a provider reported usage that can't be; the call is charged by estimate: %s", error)
+        return None
+
+
+def _sum(a: Media, b: Media) -> Media:
+    return a if b == NO_MEDIA else Media(*(one + other for one, other in zip(a, b, strict=True)))
 
 
 class Tally:

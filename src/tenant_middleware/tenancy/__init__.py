@@ -23,7 +23,7 @@ from tenant_middleware.isolation import seal
 from tenant_middleware.isolation.residents import Cleared, Seat
 from tenant_middleware.isolation.seal import LayerReport
 from tenant_middleware.metering.billing import BillingSink
-from tenant_middleware.metering.pricing import PriceBook
+from tenant_middleware.metering.price_book import PriceBook
 from tenant_middleware.policy import Policy
 from tenant_middleware.settings import Settings, load
 from tenant_middleware.tables import html_table

@@ -11,7 +11,7 @@ from tenant_middleware.errors import ConfigurationError
 
 METADATA = sa.MetaData()
 # The revision in `migrations/versions` that ROWS describes; a test compares the two.
-REVISION = "0002"
+REVISION = "0003"
 
 _COUNT = sa.BigInteger
 
@@ -41,6 +41,9 @@ ROWS = sa.Table(
     sa.Column("stream", sa.Boolean, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("source", sa.String(16), nullable=False),
+    sa.Column("cache_write_tokens", _COUNT, nullable=False, server_default="0"),
+    sa.Column("cache_write_1h_tokens", _COUNT, nullable=False, server_default="0"),
+    sa.Column("media_tokens", sa.Text, nullable=False, server_default=""),
     # When a billing sink took the row, in seconds since the epoch.
     sa.Column("billed_at", sa.Float(53)),
     sa.Index("ix_tenant_ledger_at", "at"),
