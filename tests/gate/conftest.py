@@ -38,7 +38,7 @@ class Bench:
 
 @pytest.fixture
 def make_gate(clock: ManualClock) -> Any:
-    def make(pools: Pools | None = None, **tier: Any) -> Bench:
+    def make(pools: Pools | None = None, price_map: dict[str, Any] | None = None, **tier: Any) -> Bench:
         policy = Policy.model_validate(
             {
                 "tiers": {"enterprise": TIER | tier},
@@ -49,6 +49,12 @@ def make_gate(clock: ManualClock) -> Any:
                 "prices": {
                     "chat/one": {"input_usd_per_million": "1", "output_usd_per_million": "2"},
                     "chat/dear": {"input_usd_per_million": "10", "output_usd_per_million": "20"},
+                    "chat/cached": {
+                        "input_usd_per_million": "1",
+                        "output_usd_per_million": "2",
+                        "cache_write_usd_per_million": "2",
+                        "cache_write_1h_usd_per_million": "3",
+                    },
                     "ft:acme:legal": {"per_call_usd": "0.01"},
                     "embed": {"input_usd_per_million": "0.1"},
                 },
@@ -57,7 +63,9 @@ def make_gate(clock: ManualClock) -> Any:
         rows: list[LedgerRow] = []
         store = InMemoryAdmission(clock, rows.append)
         queue = InProcessQueue(clock, pools)
-        gate = ModelGate(policy, lambda tenant: store, PriceBook(policy.prices, {}), queue, clock, rows.append)
+        gate = ModelGate(
+            policy, lambda tenant: store, PriceBook(policy.prices, price_map or {}), queue, clock, rows.append
+        )
         return Bench(gate, store, rows)
 
     return make

@@ -22,11 +22,23 @@ from tenant_middleware.errors import (
     TenantMismatch,
     UnpricedModel,
 )
-from tenant_middleware.metering.usage import Usage
+from tenant_middleware.metering.ledger import split
+from tenant_middleware.metering.usage import Media, Usage
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing import ManualClock
 
 Make = Callable[..., Any]
+MEDIA = {
+    "chat/speaks": {
+        "input_cost_per_token": 1e-06,
+        "input_cost_per_token_priority": 2e-06,
+        "input_cost_per_audio_token": 9e-06,
+        "output_cost_per_token": 4e-06,
+        "output_cost_per_audio_token": 2e-05,
+    },
+    "chat/draws": {"input_cost_per_token": 1e-06, "output_cost_per_image_token": 4e-05},
+    "chat/ranks": {"input_cost_per_token": 0.0, "input_cost_per_query": 0.002, "mode": "rerank"},
+}
 
 
 def held(bench: Any, tenant: Tenant) -> tuple[int, int]:
@@ -325,3 +337,90 @@ def test_negative_and_absurd_token_counts_are_refused(acme: Tenant, value: Any) 
         Call(acme, "chat/one", prompt_tokens=value)
     with pytest.raises(InvalidInput):
         Usage(1, value)
+
+
+def test_a_call_that_went_on_with_another_model_tells_each_ones_share(make_gate: Make, acme: Tenant) -> None:
+    """One row for the call, and its money with the model that was paid it."""
+    bench = make_gate()
+    with scope(acme), bench.gate.call(bench.gate.new_call("chat/dear", prompt_tokens=10)) as hold:
+        for model, used in (("chat/one", Usage(7, 5)), ("chat/dear", Usage(8, 6)), ("chat/one", Usage(1, 1))):
+            with bench.gate.call(bench.gate.new_call(model, prompt_tokens=10)) as attempt:
+                attempt.report(used)
+    assert hold.usage is None
+    (row,) = bench.rows
+    assert (row.model, row.prompt_tokens, row.cost_nano, row.attempts) == ("chat/one", 16, 20_000 + 200_000, 3)
+    shares = {one.model: (one.prompt_tokens, one.completion_tokens, one.cost_nano, one.status) for one in split([row])}
+    assert shares == {"chat/dear": (8, 6, 200_000, "attempt"), "chat/one": (8, 6, 20_000, "ok")}
+
+
+def test_a_call_of_one_model_needs_no_shares(make_gate: Make, acme: Tenant) -> None:
+    bench = make_gate()
+    with scope(acme), bench.gate.call(bench.gate.new_call("chat/one", prompt_tokens=10)):
+        for _ in range(2):
+            with bench.gate.call(bench.gate.new_call("chat/one", prompt_tokens=10)) as attempt:
+                attempt.report(Usage(7, 5))
+    (row,) = bench.rows
+    assert row.by_model == "" and list(split([row])) == [row]
+
+
+def test_a_reservation_covers_an_hours_writes_and_the_row_tells_them(make_gate: Make, acme: Tenant) -> None:
+    bench = make_gate()
+    with scope(acme), bench.gate.call(bench.gate.new_call("chat/cached", prompt_tokens=10)) as hold:
+        assert held(bench, acme)[1] == 10 * 3_000 + 100 * 2_000
+        hold.report(Usage(10, 0, cache_write_tokens=10, cache_write_1h_tokens=8))
+    (row,) = bench.rows
+    assert (row.cost_nano, row.cache_write_tokens, row.cache_write_1h_tokens) == (2 * 2_000 + 8 * 3_000, 10, 8)
+
+
+def test_what_is_no_text_is_reserved_and_told(make_gate: Make, acme: Tenant) -> None:
+    bench = make_gate(price_map=MEDIA)
+    with scope(acme):
+        with bench.gate.call(bench.gate.new_call("chat/speaks", prompt_tokens=10, media=True)) as hold:
+            assert held(bench, acme)[1] == 10 * 9_000 + 100 * 20_000
+            hold.report(Usage(10, 5, prompt_media=Media(audio=4), completion_media=Media(audio=5)))
+        with bench.gate.call(bench.gate.new_call("chat/speaks", prompt_tokens=10)):
+            assert held(bench, acme)[1] == 10 * 1_000 + 100 * 20_000
+    assert bench.rows[0].media_tokens == "prompt_audio=4,completion_audio=5"
+    assert bench.rows[0].cost_nano == 6 * 1_000 + 4 * 9_000 + 5 * 20_000
+
+
+def test_pictures_paid_by_the_token_are_never_free(make_gate: Make, acme: Tenant) -> None:
+    """Held in full or not made; charged by estimate where the provider says nothing."""
+    bench = make_gate(price_map=MEDIA)
+    with scope(acme):
+        call = bench.gate.new_call("chat/draws", kind=Kind.IMAGE, prompt_tokens=10, n=2)
+        with bench.gate.call(call) as hold:
+            assert held(bench, acme)[1] == 10 * 1_000 + 2 * 8_192 * 40_000
+            hold.report(Usage(0, units=2))
+        with pytest.raises(BudgetExceeded):
+            bench.gate.admit(bench.gate.new_call("chat/draws", kind=Kind.IMAGE, prompt_tokens=10, n=2))
+        call = bench.gate.new_call("chat/draws", kind=Kind.IMAGE, prompt_tokens=10)
+        with bench.gate.call(call) as hold:
+            hold.report(Usage(10, 400, completion_media=Media(image=400), units=1))
+    assert [(row.source, row.cost_nano) for row in bench.rows] == [
+        ("estimated", 10 * 1_000 + 2 * 8_192 * 40_000),
+        ("provider", 10 * 1_000 + 400 * 40_000),
+    ]
+
+
+def test_searches_cost_what_the_provider_charges_for(make_gate: Make, acme: Tenant) -> None:
+    bench = make_gate(price_map=MEDIA)
+    with scope(acme), bench.gate.call(bench.gate.new_call("chat/ranks", kind=Kind.RERANK, n=2)) as hold:
+        assert held(bench, acme)[1] == 2 * 2_000_000
+        hold.report(Usage(0, units=3))
+    assert [(row.source, row.cost_nano) for row in bench.rows] == [("provider", 3 * 2_000_000)]
+
+
+def test_a_dearer_way_of_serving_is_reserved_and_the_real_one_booked(make_gate: Make, acme: Tenant) -> None:
+    bench = make_gate(price_map=MEDIA)
+    with scope(acme):
+        call = bench.gate.new_call("chat/speaks", prompt_tokens=10, service_tier="priority")
+        with bench.gate.call(call) as hold:
+            assert held(bench, acme)[1] == 10 * 2_000 + 100 * 20_000
+            hold.report(Usage(10, 0, service_tier="default"))
+        with bench.gate.call(bench.gate.new_call("chat/speaks", prompt_tokens=10)) as hold:
+            hold.report(Usage(10, 0, service_tier="priority"))
+    assert [(row.price_source, row.cost_nano) for row in bench.rows] == [
+        ("litellm", 10_000),
+        ("litellm priority", 20_000),
+    ]

@@ -11,7 +11,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
@@ -28,6 +28,7 @@ from tenant_middleware import (
     TenantMismatch,
     scope,
 )
+from tenant_middleware.admission.call import Call
 from tenant_middleware.langchain import TenantChatModel
 from tenant_middleware.langchain.usage import usage_of
 from tenant_middleware.local import echo_chat_model, scripted_tool_model
@@ -304,6 +305,81 @@ def test_a_provider_that_reports_nothing_is_booked_as_estimated(tenancy: Tenancy
     streamed, whole = sorted(tenancy.ledger.rows(), key=lambda row: row.completion_tokens)
     assert (whole.source, whole.completion_tokens) == ("estimated", 64)
     assert (streamed.source, streamed.completion_tokens) == ("estimated", 4)
+
+
+class _Provider(BaseChatModel):
+    """Streams words and says what it used before the first and after the last; breaks off before word `fails_at`."""
+
+    fails_at: int = 99
+    told: list[dict[str, int]] = []
+    service_tier: str | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "provider"
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        answer = AIMessage("words", usage_metadata=self.told[0], response_metadata={"service_tier": "flex"})
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+    def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        told = [ChatGenerationChunk(message=AIMessageChunk("", usage_metadata=one)) for one in self.told]
+        yield from told[:1]
+        for i in range(8):
+            if i == self.fails_at:
+                raise ConnectionError("broken off")
+            yield ChatGenerationChunk(message=AIMessageChunk("word "))
+        yield from told[1:]
+
+
+def _tokens(prompt: int, output: int) -> dict[str, int]:
+    return {"input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output}
+
+
+def test_a_provider_that_fails_before_it_sends_anything_is_paid_nothing(tenancy: Tenancy, acme: Tenant) -> None:
+    model = TenantChatModel(model=_Provider(fails_at=0), model_name="openai/local", gate=tenancy.gate)
+    with scope(acme), pytest.raises(ConnectionError):
+        list(model.stream("hello"))
+    assert tenancy.ledger.rows() == [] and tenancy.balance(acme).reserved_nano == 0
+
+
+def test_a_stream_that_breaks_off_pays_for_the_words_after_the_last_count(tenancy: Tenancy, acme: Tenant) -> None:
+    """Anthropic tells the prompt and one token of output as it begins."""
+    told = [_tokens(30, 1), _tokens(0, 8)]
+    model = TenantChatModel(model=_Provider(told=told), model_name="openai/local", gate=tenancy.gate)
+    with scope(acme):
+        stream = model.stream("hello")
+        for _ in range(6):
+            next(stream)
+        stream.close()
+        list(model.stream("hello"))
+    broken, whole = sorted(tenancy.ledger.rows(), key=lambda row: row.completion_tokens)
+    assert (broken.status, broken.source, broken.prompt_tokens) == ("cancelled", "estimated", 30)
+    assert 5 <= broken.completion_tokens <= 9
+    assert (whole.status, whole.source, whole.prompt_tokens, whole.completion_tokens) == ("ok", "provider", 30, 9)
+
+
+@pytest.mark.parametrize("told", [_tokens(-5, 3), _tokens(5, 10**13)], ids=["negative", "absurd"])
+def test_counts_that_can_not_be_are_charged_by_estimate(tenancy: Tenancy, acme: Tenant, told: dict[str, int]) -> None:
+    """The answer is paid for: it isn't withheld because its bill makes no sense."""
+    model = TenantChatModel(model=_Provider(told=[told]), model_name="openai/local", gate=tenancy.gate)
+    with scope(acme):
+        assert model.invoke("hello").content == "words"
+    (row,) = tenancy.ledger.rows()
+    assert (row.source, row.completion_tokens) == ("estimated", 64)
+    assert tenancy.balance(acme).reserved_nano == 0
+
+
+def test_how_a_model_asks_to_be_served_is_reserved_for(tenancy: Tenancy, acme: Tenant) -> None:
+    calls: list[Call] = []
+    inner = _Provider(told=[_tokens(5, 5)], service_tier="priority")
+    model = TenantChatModel(model=inner, model_name="openai/local", gate=tenancy.gate)
+    before = tenancy.gate.admit
+    with scope(acme), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tenancy.gate, "admit", lambda call: (calls.append(call), before(call))[1])
+        model.invoke([HumanMessage([{"type": "text", "text": "hear"}, {"type": "input_audio", "input_audio": {}}])])
+        model.invoke("hello", service_tier="flex")
+    assert [(call.service_tier, call.media) for call in calls] == [("priority", True), ("flex", False)]
 
 
 def test_dumps_show_neither_gate_nor_inner_model(model: TenantChatModel) -> None:

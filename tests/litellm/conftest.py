@@ -21,7 +21,7 @@ from tests.litellm import upstream as provider
 from tests.litellm.proxy import Proxy
 from tests.litellm.upstream import Upstream
 
-MODELS = ["chat", "spare", "embed", "image", "rank"]
+MODELS = ["chat", "spare", "embed", "image", "rank", "claude"]
 POLICY: dict[str, Any] = {
     "tiers": {
         "pro": {
@@ -43,6 +43,7 @@ POLICY: dict[str, Any] = {
     | {
         "spare": {"input_usd_per_million": "10", "output_usd_per_million": "20"},
         "image": {"per_call_usd": "0.01"},
+        "claude": {"like": "claude-sonnet-4-5"},
         "rank": {"per_call_usd": "0.001"},
         "ft:acme:x": {"input_usd_per_million": "1", "output_usd_per_million": "2"},
     },

@@ -110,6 +110,40 @@ async def test_a_stream_is_booked_with_the_usage_it_ends_with(tenancy: Tenancy, 
     assert len(words) > 8 and (row.prompt_tokens, row.completion_tokens, row.source) == (40, 8, "provider")
 
 
+async def test_a_stream_that_was_not_asked_for_its_usage_is_booked_with_it_and_looks_as_ever(
+    tenancy: Tenancy, make: Make, form: str, deployments: Any
+) -> None:
+    with scope(ACME):
+        stream = await make(tenancy).acompletion("chat", say("hi", prompt=40, output=8), stream=True)
+        seen = [chunk async for chunk in stream]
+    (row,) = await booked(tenancy)
+    if form == "router":  # a callback can't ask
+        assert (row.prompt_tokens, row.completion_tokens) == (40, 8)
+    litellm.callbacks.clear()
+    stream = await litellm.Router(deployments("chat")).acompletion("chat", say("hi", output=8), stream=True)
+    bare = [chunk async for chunk in stream]
+    assert len(seen) == len(bare) and all(chunk.choices for chunk in seen)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_writes_for_an_hour_are_booked_at_their_price(
+    tenancy: Tenancy, make: Make, upstream: Upstream, streams: bool
+) -> None:
+    """As LiteLLM prices them where it is told; unasked, a stream's usage is all the same what is booked."""
+    claude = {"model": "anthropic/claude-sonnet-4-5", "api_key": "x", "api_base": upstream.url.removesuffix("/v1")}
+    router = make(tenancy, model_list=[{"model_name": "claude", "litellm_params": claude}])
+    with scope(ACME):
+        asked = say("hi", prompt=10, cached=500, minutes=300, hour=700, output=20)
+        answer = await router.acompletion("claude", asked, stream=streams)
+        if streams:
+            assert [chunk async for chunk in answer]
+    (row,) = await booked(tenancy)
+    assert (row.prompt_tokens, row.cache_write_tokens, row.cache_write_1h_tokens) == (1_510, 1_000, 700)
+    assert (row.source, row.price_source, row.cost_usd) == ("provider", "litellm", Decimal("0.005805"))
+    if not streams:
+        assert litellm.completion_cost(answer, model=claude["model"]) == pytest.approx(0.005805)
+
+
 async def test_a_stream_without_usage_is_counted_by_its_text(tenancy: Tenancy, make: Make) -> None:
     router = make(tenancy)
     with scope(ACME):

@@ -198,6 +198,34 @@ async def _responses(send: Any, body: dict[str, Any], asked: dict[str, str], who
     await send({"type": "http.response.body", "body": b""})
 
 
+async def _messages(send: Any, body: dict[str, Any], asked: dict[str, str], who: str) -> None:
+    """Anthropic's API: what is read from its cache and written to it, by how long it is kept, beside the input."""
+    output, minutes, hour = (int(asked.get(name, "0")) for name in ("output", "minutes", "hour"))
+    usage = {
+        "input_tokens": int(asked.get("prompt", "7")),
+        "cache_read_input_tokens": int(asked.get("cached", "0")),
+        "cache_creation_input_tokens": minutes + hour,
+        "cache_creation": {"ephemeral_5m_input_tokens": minutes, "ephemeral_1h_input_tokens": hour},
+        "output_tokens": output,
+    }
+    answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": body["model"], "stop_reason": "end_turn"}
+    if not body.get("stream"):
+        await _json(send, 200, answer | {"content": [{"type": "text", "text": "hi"}], "usage": usage})
+        return
+    await _start(send, 200, b"text/event-stream")
+    begun = answer | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
+    await _event(send, {"type": "message_start", "message": begun})
+    await _event(send, {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+    for i in range(output):
+        delta = {"type": "text_delta", "text": f"w{i} "}
+        await _event(send, {"type": "content_block_delta", "index": 0, "delta": delta})
+    await _event(send, {"type": "content_block_stop", "index": 0})
+    told = {"output_tokens": output}
+    await _event(send, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": told})
+    await _event(send, {"type": "message_stop"})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def _embeddings(send: Any, body: dict[str, Any], asked: dict[str, str], who: str) -> None:
     given = body["input"] if isinstance(body["input"], list) else [body["input"]]
     prompt = int(asked.get("prompt", "7"))
@@ -223,6 +251,7 @@ async def _rerank(send: Any, body: dict[str, Any], asked: dict[str, str], who: s
 _SERVED = {
     "/chat/completions": _chat,
     "/responses": _responses,
+    "/messages": _messages,
     "/embeddings": _embeddings,
     "/images/generations": _images,
     "/rerank": _rerank,

@@ -129,3 +129,20 @@ def test_rows_of_one_charge_have_one_price() -> None:
     """Two prices of a day are two charges, so that a figure can be worked out again."""
     rows: list[LedgerRow] = [entry(call_id="1"), entry(call_id="2", price_as_of="2025-06")]
     assert len({row["SkuPriceId"] for row in focus.charges(rows)}) == 2
+
+
+def test_each_models_charge_has_its_share_of_a_call() -> None:
+    shares = [{"model": "openai/dear", "cost_nano": 1_000}, {"model": "openai/small", "cost_nano": 500}]
+    found = {row["SkuId"]: row for row in focus.charges([entry(by_model=json.dumps(shares))])}
+    assert {name: (row["BilledCost"], row["x_Calls"]) for name, row in found.items()} == {
+        "openai/dear/chat": ("0.000001000", 0),
+        "openai/small/chat": ("0.000000500", 1),
+    }
+    assert [
+        broken_row({name: "" if value is None else str(value) for name, value in row.items()}) for row in found.values()
+    ] == [[], []]
+
+
+def test_focus_tells_writes_to_a_providers_cache() -> None:
+    (row,) = focus.charges([entry(cache_write_tokens=5, cache_write_1h_tokens=3), entry(call_id="d")])
+    assert (row["x_CacheWriteTokens"], row["x_CacheWrite1hTokens"]) == (5, 3)

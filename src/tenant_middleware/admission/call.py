@@ -6,6 +6,8 @@ import itertools
 import os
 import secrets
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,7 +15,7 @@ from tenant_middleware.admission.queue import Slot
 from tenant_middleware.admission.store import Balance, Left, Limits
 from tenant_middleware.errors import InvalidInput
 from tenant_middleware.metering.pricing import Price
-from tenant_middleware.metering.usage import Usage, check_tokens
+from tenant_middleware.metering.usage import Tally, Usage, check_tokens
 from tenant_middleware.tenant import Tenant
 
 
@@ -141,3 +143,14 @@ class Hold:
     def report(self, usage: Usage) -> None:
         """Note what the call has used so far; the last report before the end is what is settled."""
         self.usage = usage
+
+    @contextmanager
+    def reporting(self, counted: Tally) -> Iterator[None]:
+        """Report what a stream counted however it ends; a provider that failed before it sent anything gets nothing."""
+        try:
+            yield
+        except BaseException:
+            if counted.began:
+                self.report(counted.usage())
+            raise
+        self.report(counted.usage())

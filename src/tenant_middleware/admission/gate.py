@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from tenant_middleware import telemetry
 from tenant_middleware.admission import plan
-from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id, new_nonce
+from tenant_middleware.admission.call import Call, Hold, Kind, new_nonce
 from tenant_middleware.admission.entry import Entry
 from tenant_middleware.admission.estimate import Learnt
 from tenant_middleware.admission.queue import FairQueue, Slot, Ticket
@@ -166,12 +166,10 @@ class ModelGate:
             Kind(kind),
             prompt_tokens,
             max_tokens,
-            new_call_id(),
-            0,
-            n,
-            stream,
-            service_tier,
-            media,
+            n=n,
+            stream=stream,
+            service_tier=service_tier,
+            media=media,
         )
 
     def call(self, call: Call) -> AbstractContextManager[Hold]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from tenant_middleware.admission.call import Call, Hold, Kind
 from tenant_middleware.admission.queue import Ticket
@@ -234,40 +236,55 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
 
     There is one attempt at least: the call itself.
     """
-    total, nano = attempts[0][1], 0
-    for _, usage in attempts[1:]:
-        total += usage
+    shares: dict[str, list[tuple[Hold, Usage]]] = {}
     for attempt, usage in attempts:
-        nano += to_nano(attempt.price.cost(usage, attempt.call.paid_units))
-    call, (last, last_usage) = hold.call, attempts[-1]
-    price = last.price.for_usage(last_usage)
+        shares.setdefault(attempt.call.model, []).append((attempt, usage))
+    last = attempts[-1][0].call.model
+    shares[last] = shares.pop(last)  # the one that answered comes last
+    call, figures = hold.call, [_figures(share) for share in shares.values()]
+    whole = _figures(attempts)
     return LedgerRow(
         tenant_id=call.tenant.id,
         call_id=call.id,
         at=now,
         tier=call.tenant.tier,
         subject=call.tenant.subject,
-        model=last.call.model,
         kind=call.kind.value,
-        provider=last.call.model.partition("/")[0] if "/" in last.call.model else "",
-        prompt_tokens=total.prompt_tokens,
-        cached_tokens=total.cached_tokens,
-        completion_tokens=total.completion_tokens,
-        reasoning_tokens=total.reasoning_tokens,
-        cost_nano=nano,
-        price_source=price.source,
-        price_as_of=price.as_of,
         attempts=len(_innermost(hold.attempts)) or 1,
         attempt_ids=",".join(attempt.call.id for attempt in hold.attempts),
         latency=max(now - hold.started, 0.0),
         queue_wait=hold.queue_wait,
         stream=call.stream,
         status=status,
-        source=total.source,
-        cache_write_tokens=total.cache_write_tokens,
-        cache_write_1h_tokens=total.cache_write_1h_tokens,
-        media_tokens=_media_of(total),
+        by_model=json.dumps(figures, separators=(",", ":")) if len(figures) > 1 else "",
+        **whole,
     )
+
+
+def _figures(attempts: list[tuple[Hold, Usage]]) -> dict[str, Any]:
+    """Tokens and money of attempts as a row tells them, under the last one's model and price."""
+    total, nano = attempts[0][1], 0
+    for _, usage in attempts[1:]:
+        total += usage
+    for attempt, usage in attempts:
+        nano += to_nano(attempt.price.cost(usage, attempt.call.paid_units))
+    last, last_usage = attempts[-1]
+    model, price = last.call.model, last.price.for_usage(last_usage)
+    return {
+        "model": model,
+        "provider": model.partition("/")[0] if "/" in model else "",
+        "prompt_tokens": total.prompt_tokens,
+        "cached_tokens": total.cached_tokens,
+        "completion_tokens": total.completion_tokens,
+        "reasoning_tokens": total.reasoning_tokens,
+        "cost_nano": nano,
+        "price_source": price.source,
+        "price_as_of": price.as_of,
+        "source": total.source,
+        "cache_write_tokens": total.cache_write_tokens,
+        "cache_write_1h_tokens": total.cache_write_1h_tokens,
+        "media_tokens": _media_of(total),
+    }
 
 
 def _media_of(usage: Usage) -> str:

@@ -193,17 +193,15 @@ class TenantChatModel(PinnedRunnable, BaseChatModel):
             if self.model.rate_limiter is not None:
                 self.model.rate_limiter.acquire(blocking=True)
             counted = counting.StreamCount(call.prompt_tokens)
-            try:
-                with closing(self.model._stream(messages, stop, run_manager, **self._capped(hold, kwargs))) as chunks:  # type: ignore[type-var]  # a generator
-                    for chunk in chunks:
-                        counted.add(chunk)
-                        sent.got(chunk.message)
-                        if self.gate.heartbeat_due(hold):
-                            hold.report(counted.usage())
-                            self.gate.extend(hold)
-                        yield chunk
-            finally:
-                hold.report(counted.usage())
+            chunks: Any = self.model._stream(messages, stop, run_manager, **self._capped(hold, kwargs))
+            with hold.reporting(counted), closing(chunks):
+                for chunk in chunks:
+                    counted.add(chunk)
+                    sent.got(chunk.message)
+                    if self.gate.heartbeat_due(hold):
+                        hold.report(counted.usage())
+                        self.gate.extend(hold)
+                    yield chunk
 
     async def _gated_astream(
         self,
@@ -219,10 +217,9 @@ class TenantChatModel(PinnedRunnable, BaseChatModel):
             if self.model.rate_limiter is not None:
                 await self.model.rate_limiter.aacquire(blocking=True)
             counted = counting.StreamCount(call.prompt_tokens)
-            try:
-                async with aclosing(
-                    self.model._astream(messages, stop, run_manager, **self._capped(hold, kwargs))  # type: ignore[type-var]  # a generator
-                ) as chunks:
+            chunks: Any = self.model._astream(messages, stop, run_manager, **self._capped(hold, kwargs))
+            with hold.reporting(counted):
+                async with aclosing(chunks):
                     async for chunk in chunks:
                         counted.add(chunk)
                         await sent.agot(chunk.message)
@@ -230,8 +227,6 @@ class TenantChatModel(PinnedRunnable, BaseChatModel):
                             hold.report(counted.usage())
                             await self.gate.aextend(hold)
                         yield chunk
-            finally:
-                hold.report(counted.usage())
 
     def _call(
         self, messages: list[BaseMessage], kwargs: dict[str, Any], *, stream: bool = False

@@ -175,7 +175,7 @@ class StreamCount(Tally):
 
     def add(self, chunk: ChatGenerationChunk) -> None:
         """Count one chunk."""
+        self.text(chunk.text)
         message: Any = chunk.message
         if getattr(message, "usage_metadata", None) and (used := _from_message(message)) is not None:
             self.report(used if self._reported is None else self._reported + used)
-        self.text(chunk.text)

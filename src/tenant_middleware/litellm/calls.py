@@ -69,6 +69,8 @@ class OpenCall:
     echoed: object = None
     cache_entry: str | None = None
     stopped: bool = False
+    # The caller's stream didn't ask for the usage at its end; we did.
+    hides_usage: bool = False
 
     @property
     def tenant(self) -> Tenant:

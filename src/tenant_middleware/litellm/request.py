@@ -150,7 +150,7 @@ def _holds_media(value: Any) -> bool:
         return False
     if "content" in value or "output" in value:
         return _holds_media(value.get("content")) or _holds_media(value.get("output"))
-    return "type" in value and _part(value) == _PER_MEDIA
+    return "type" in value and _part(value) == MEDIA_TOKENS
 
 
 def _json(value: Any) -> str:

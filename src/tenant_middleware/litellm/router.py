@@ -77,6 +77,11 @@ class TenantRouter(Router):
         metadata = {**(kwargs.get(place) or {}), PIN: Pin(open_call)}  # a caller's own dictionary may serve many calls
         changed = {**kwargs, place: metadata, **self._tenancy_calls.sent(open_call, kwargs, None)}
         changed.pop("cache_key", None)
+        options = kwargs.get("stream_options") or {}
+        if open_call.call_type == "acompletion" and kwargs.get("stream") and not options.get("include_usage"):
+            # Unasked, most providers don't say what a stream has used, and LiteLLM keeps from us what the others say.
+            open_call.hides_usage = True
+            changed["stream_options"] = {**options, "include_usage": True}
         return changed
 
     def _update_kwargs_with_deployment(self, deployment: Any, kwargs: dict[str, Any], *args: Any, **named: Any) -> Any:

@@ -12,6 +12,7 @@ from tenant_middleware.context import PinnedAsyncIterator
 from tenant_middleware.errors import IsolationBreach
 from tenant_middleware.litellm.calls import Calls, OpenCall
 from tenant_middleware.litellm.output import GuardedStream
+from tenant_middleware.litellm.usage import tells_usage_alone
 
 
 class SettledStream:
@@ -53,8 +54,9 @@ class SettledStream:
 
     async def _next(self) -> Any:
         try:
-            chunk = await anext(self._inner)
-            await self._calls.chunk(self._open, chunk)
+            chunk = await self._counted()
+            while self._open.hides_usage and tells_usage_alone(chunk):
+                chunk = await self._counted()
         except StopAsyncIteration:
             await self._calls.finish_stream(self._open, self._response)
             raise
@@ -71,6 +73,11 @@ class SettledStream:
         close = getattr(self._inner, "aclose", None)
         if close is not None:
             await close()
+
+    async def _counted(self) -> Any:
+        chunk = await anext(self._inner)
+        await self._calls.chunk(self._open, chunk)
+        return chunk
 
     async def aclose(self) -> None:
         """Close the provider's stream and settle what it has sent."""

@@ -100,12 +100,19 @@ class StreamCount(Tally):
 
     def add(self, chunk: Any) -> None:
         """Count one chunk of a chat stream or one event of the responses API."""
+        self.text("".join(_texts(chunk)))
         used = usage_of(chunk)
         if used is None and (response := field(chunk, "response")) is not None:
             used = usage_of(response)
         if used is not None:
             self.report(used)
-        self.text("".join(_texts(chunk)))
+
+
+def tells_usage_alone(chunk: Any) -> bool:
+    """Whether a chunk is there for its usage: what a stream ends with when it was asked for."""
+    if field(chunk, "usage") is None:
+        return False
+    return not _texts(chunk) and not any(field(choice, "finish_reason") for choice in field(chunk, "choices") or ())
 
 
 def _texts(chunk: Any) -> list[str]:

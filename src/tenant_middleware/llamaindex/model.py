@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -216,7 +216,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
         counted = counting.StreamCount(request.call.prompt_tokens)
         with gate.call(request.call) as hold:
             with (
-                _reporting(hold, counted),
+                hold.reporting(counted),
                 closing(send(request.asked, **request.more, **request.capped(options, hold))) as answers,
             ):
                 for answer in answers:
@@ -231,7 +231,7 @@ class TenantLLM(Unpickled, FunctionCallingLLM):
         options, gate = await request.aprepared(), request.wired.gate
         counted = counting.StreamCount(request.call.prompt_tokens)
         async with gate.acall(request.call) as hold:
-            with _reporting(hold, counted):
+            with hold.reporting(counted):
                 sending = await send(request.asked, **request.more, **request.capped(options, hold))
                 async with aclosing(sending) as answers:
                     async for answer in answers:
@@ -288,18 +288,6 @@ class _Request:
 
 async def _opened(stream: Any) -> Any:
     return stream
-
-
-@contextmanager
-def _reporting(hold: Hold, counted: counting.StreamCount) -> Iterator[None]:
-    """Report what was counted; a provider that failed before it sent anything is paid nothing."""
-    try:
-        yield
-    except BaseException:
-        if counted.began:
-            hold.report(counted.usage())
-        raise
-    hold.report(counted.usage())
 
 
 def _report(hold: Hold, answer: counting.Answer) -> None:

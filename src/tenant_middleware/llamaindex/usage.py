@@ -143,10 +143,10 @@ class StreamCount(Tally):
     def add(self, answer: Answer) -> None:
         """Count one step."""
         self._last = answer
-        if (answer.raw or answer.additional_kwargs) and (used := usage_of(answer)) is not None:
-            self.report(used)
         if answer.delta:
             self.text(answer.delta)
+        if (answer.raw or answer.additional_kwargs) and (used := usage_of(answer)) is not None:
+            self.report(used)
 
     def usage(self) -> Usage:
         """What has been used so far, with the tool calls that no delta carried."""
@@ -154,7 +154,7 @@ class StreamCount(Tally):
         if used.source == "provider" or not isinstance(self._last, ChatResponse):
             return used
         called = _message_tokens(ChatMessage(blocks=_tool_calls(self._last.message))) - MESSAGE_TOKENS
-        return Usage(used.prompt_tokens, used.completion_tokens + called, source="estimated")
+        return used + Usage(0, called, source="estimated")
 
 
 def _tool_calls(message: ChatMessage) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tenant_middleware.clock import utc
 from tenant_middleware.errors import StoreUnavailable
-from tenant_middleware.metering.ledger import LedgerRow
+from tenant_middleware.metering.ledger import LedgerRow, split
 
 BATCH = 200
 TYPE = "tenant.model.call"
@@ -96,6 +96,7 @@ class CloudEventsSink:
 
     def event(self, row: LedgerRow) -> dict[str, Any]:
         """One call as a CloudEvent; no content, and not who asked."""
+        shares = [] if not row.by_model else list(split([row]))
         return {
             "specversion": "1.0",
             "type": self._type,
@@ -120,6 +121,7 @@ class CloudEventsSink:
                 "cost_usd": f"{row.cost_usd:.9f}",
                 "status": row.status,
                 "source": row.source,
+                "by_model": [{"model": one.model, "cost_usd": f"{one.cost_usd:.9f}"} for one in shares],
             },
         }
 

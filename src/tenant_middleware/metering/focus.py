@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from tenant_middleware.metering.ledger import LedgerRow
+from tenant_middleware.metering.ledger import LedgerRow, split
 from tenant_middleware.metering.pricing import to_usd
 
 COLUMNS = (
@@ -85,7 +85,7 @@ def charges(
 ) -> Iterator[dict[str, Any]]:
     """FOCUS rows, oldest day first. `provider` names whoever runs the models whose names don't say it."""
     found: dict[_Charge, list[LedgerRow]] = {}
-    for row in rows:
+    for row in split(rows):
         # A hit cost nothing and has no price of its own; it belongs to the model's charge of that day.
         price = ("", "") if row.status == "cache_hit" else (row.price_source, row.price_as_of)
         key = _Charge(row.day, row.tenant_id, row.tier, row.provider, row.model, row.kind, *price)
@@ -137,7 +137,7 @@ def _charge(key: _Charge, rows: list[LedgerRow], billing_account: str, provider:
         "SubAccountName": key.tenant_id,
         "SubAccountType": "Tenant",
         "x_Tier": key.tier,
-        "x_Calls": len(rows) - hits,
+        "x_Calls": sum(row.status not in ("cache_hit", "attempt") for row in rows),
         "x_CacheHits": hits,
         "x_PromptTokens": prompt,
         "x_CachedTokens": sum(row.cached_tokens for row in rows),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
 from decimal import Decimal
 from typing import Literal, Protocol, overload
 
@@ -12,7 +13,7 @@ from tenant_middleware.metering.pricing import to_usd
 from tenant_middleware.tables import html_table
 
 By = Literal["tenant", "model", "kind", "day", "tier", "subject"]
-Status = Literal["ok", "error", "cancelled", "cache_hit", "expired"]
+Status = Literal["ok", "error", "cancelled", "cache_hit", "expired", "attempt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class LedgerRow:
 
     Times are seconds since the epoch (`at`) and seconds (`latency`, `queue_wait`); `attempts` counts provider calls.
     What was cached, written to a cache (of that for an hour), thought, or no text (`prompt_audio=12`) is part of the
-    prompt's and the completion's tokens.
+    prompt's and the completion's tokens. `model` is the one that answered; where others were paid too, `by_model` has
+    each one's share as JSON, which `split` makes rows of.
     """
 
     tenant_id: str
@@ -49,6 +51,7 @@ class LedgerRow:
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     media_tokens: str = ""
+    by_model: str = ""
 
     @property
     def cost_usd(self) -> Decimal:
@@ -64,6 +67,18 @@ class LedgerRow:
         return self.at - self.latency
 
 
+def split(rows: Iterable[LedgerRow]) -> Iterator[LedgerRow]:
+    """Rows whose tokens and money are one model's each; what went to others than the last has the status "attempt"."""
+    for row in rows:
+        if not row.by_model:
+            yield row
+            continue
+        *others, last = json.loads(row.by_model)
+        for share in others:
+            yield replace(row, **share, status="attempt", attempts=0, attempt_ids="", by_model="")
+        yield replace(row, **last, by_model="")
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Exact sums over rows. `calls` counts chat, rerank and image calls; embeddings are counted on their own."""
@@ -74,6 +89,26 @@ class Totals:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_nano: int = 0
+
+    @classmethod
+    def of(cls, row: LedgerRow) -> Totals:
+        """One row's; the share of a model that didn't answer is no call."""
+        hit, embedding = row.status == "cache_hit", row.kind == "embedding"
+        call = not hit and row.status != "attempt"
+        return cls(
+            int(call and not embedding),
+            int(call and embedding),
+            int(hit),
+            row.prompt_tokens,
+            row.completion_tokens,
+            row.cost_nano,
+        )
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Totals) -> Totals:
+        return Totals(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def cost_usd(self) -> Decimal:

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal, NamedTuple, TextIO
 
 from tenant_middleware.errors import InvalidInput
-from tenant_middleware.metering.ledger import LedgerRow
+from tenant_middleware.metering.ledger import LedgerRow, split
 from tenant_middleware.metering.pricing import to_nano
 
 Against = Literal["counters", "invoice"]
@@ -50,7 +50,7 @@ def compare(
 def by_day_and_model(rows: Iterable[LedgerRow], aliases: Mapping[str, str]) -> Counter[str]:
     """Nano-dollars of calls that reached a provider, by the names that `read_invoice` gives too."""
     sums: Counter[str] = Counter()
-    for row in rows:
+    for row in split(rows):
         if row.status != "cache_hit":
             sums[_name(row.day, row.model, aliases)] += row.cost_nano
     return sums

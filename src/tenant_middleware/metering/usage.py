@@ -98,7 +98,10 @@ def _sum(a: Media, b: Media) -> Media:
 
 
 class Tally:
-    """Counts a stream as it goes by: the provider's usage where it sends one, else the text, marked as estimated."""
+    """Counts a stream as it goes by: what the provider reports, and as an estimate the text that came after it.
+
+    A provider's last word comes at the end, when nothing follows; what it says on the way is what it has used so far.
+    """
 
     def __init__(self, prompt: int) -> None:
         self._prompt = prompt
@@ -107,8 +110,10 @@ class Tally:
         self._chunks = 0
 
     def report(self, usage: Usage) -> None:
-        """Note what the provider says it has used so far."""
+        """Note what the provider says it has used so far, with the text that has been noted before."""
         self._reported = usage
+        if usage.completion_tokens:
+            self._bytes = self._chunks = 0
 
     def text(self, text: str) -> None:
         """Note a piece of text that it has sent."""
@@ -122,12 +127,11 @@ class Tally:
         return self._chunks > 0 or self._reported is not None
 
     def usage(self) -> Usage:
-        """What has been used so far; a stream that was cut off before its usage is counted by its text."""
+        """What has been used so far; what wasn't reported is counted by its text."""
         counted = max(self._chunks, -(-self._bytes // 4))
-        if self._reported is not None and (self._reported.completion_tokens or not counted):
-            return self._reported
-        prompt = self._reported.prompt_tokens if self._reported is not None else self._prompt
-        return Usage(prompt, counted, source="estimated")
+        if self._reported is None:
+            return Usage(self._prompt, counted, source="estimated")
+        return self._reported + Usage(0, counted, source="estimated") if counted else self._reported
 
 
 def check_tokens(value: object, name: str) -> int:

@@ -5,6 +5,7 @@ Two tenants whose names differ in case alone, and one whose name begins with ano
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
@@ -123,6 +124,17 @@ class LedgerContract:
         sums = ledger.totals(by)  # type: ignore[call-overload]  # one of the names it takes
         assert set(sums) == names
         assert sum(one.cost_nano for one in sums.values()) == 1_504
+
+    def test_each_model_has_its_share_of_a_call_that_went_on_with_another(self, ledger: Ledger) -> None:
+        one, two = (
+            {"model": "m", "prompt_tokens": 4, "completion_tokens": 1, "cost_nano": 300},
+            {"model": "n", "prompt_tokens": 6, "completion_tokens": 4, "cost_nano": 1_200},
+        )
+        ledger.write([entry(model="n", by_model=json.dumps([one, two])), entry("Acme", "d", model="n", cost_nano=5)])
+        assert ledger.totals("model") == {"m": Totals(0, 0, 0, 4, 1, 300), "n": Totals(2, 0, 0, 16, 9, 1_205)}
+        assert ledger.totals() == Totals(2, 0, 0, 20, 10, 1_505)
+        assert ledger.totals("tenant")["acme"].cost_nano == 1_500
+        assert ledger.totals("model", tenant_id="Acme") == {"n": Totals(1, 0, 0, 10, 5, 5)}
 
     def test_since_counts_and_until_does_not(self, ledger: Ledger) -> None:
         ledger.write([entry(call_id=str(n), at=NOON + n, cost_nano=10**n) for n in range(4)])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from typing import overload
 
-from tenant_middleware.metering.ledger import By, LedgerRow, Totals
+from tenant_middleware.metering.ledger import By, LedgerRow, Totals, split
 
 
 class InMemoryLedger:
@@ -41,9 +40,10 @@ class InMemoryLedger:
         until: float | None = None,
     ) -> Totals | dict[str, Totals]:
         sums: dict[str, Totals] = {}
-        for row in self.rows(tenant_id=tenant_id, since=since, until=until):
+        rows = self.rows(tenant_id=tenant_id, since=since, until=until)
+        for row in split(rows) if by == "model" else rows:
             name = "" if by is None else _name(row, by)
-            sums[name] = _add(sums.get(name, Totals()), _single(row))
+            sums[name] = sums.get(name, Totals()) + Totals.of(row)
         return sums.get("", Totals()) if by is None else sums
 
     def rows(
@@ -71,19 +71,3 @@ def _name(row: LedgerRow, by: By) -> str:
     if by == "tenant":
         return row.tenant_id
     return row.subject or "" if by == "subject" else str(getattr(row, by))
-
-
-def _single(row: LedgerRow) -> Totals:
-    hit, embedding = row.status == "cache_hit", row.kind == "embedding"
-    return Totals(
-        calls=int(not hit and not embedding),
-        embeddings=int(not hit and embedding),
-        cache_hits=int(hit),
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        cost_nano=row.cost_nano,
-    )
-
-
-def _add(a: Totals, b: Totals) -> Totals:
-    return Totals(**{field.name: getattr(a, field.name) + getattr(b, field.name) for field in fields(Totals)})

@@ -15,7 +15,7 @@ from tenant_middleware.backends.sql import schema
 from tenant_middleware.backends.sql.schema import ROWS
 from tenant_middleware.backends.sql.store import SqlStore
 from tenant_middleware.clock import utc
-from tenant_middleware.metering.ledger import By, LedgerRow, Totals, TotalsBy
+from tenant_middleware.metering.ledger import By, LedgerRow, Totals, TotalsBy, split
 
 _CHUNK = 500
 _COLUMNS = tuple(field.name for field in fields(LedgerRow))
@@ -76,16 +76,32 @@ class SqlLedger(SqlStore):
         until: float | None = None,
     ) -> Totals | TotalsBy:
         name = sa.literal("") if by is None else _BY[by]
-        query = sa.select(name, *_SUMS).where(*_between(since, until))
+        wanted = _between(since, until)
         if tenant_id is not None:
-            query = query.where(ROWS.c.tenant_id == tenant_id)
+            wanted.append(ROWS.c.tenant_id == tenant_id)
+        query = sa.select(name, *_SUMS).where(*wanted)
         if by is not None:
             query = query.group_by(name).order_by(name)
         with self._transaction() as connection:
             found = TotalsBy(
                 {row[0]: Totals(*(int(value or 0) for value in row[1:])) for row in connection.execute(query)}
             )
+            if by == "model":
+                found = TotalsBy(sorted(self._shared(found, connection, wanted).items()))
         return found[""] if by is None else found
+
+    @staticmethod
+    def _shared(
+        found: TotalsBy, connection: sa.Connection, wanted: list[sa.ColumnElement[bool]]
+    ) -> dict[str, Totals]:
+        """Totals by model, with the calls that several were paid for taken apart."""
+        query = sa.select(*(ROWS.c[name] for name in _COLUMNS)).where(ROWS.c.by_model != "", *wanted)
+        sums: dict[str, Totals] = dict(found)
+        for row in (LedgerRow(*values) for values in connection.execute(query)):
+            sums[row.model] -= Totals.of(row)
+            for share in split([row]):
+                sums[share.model] = sums.get(share.model, Totals()) + Totals.of(share)
+        return sums
 
     def timeline(
         self, width: int, *, since: float | None = None, until: float | None = None

@@ -44,6 +44,7 @@ ROWS = sa.Table(
     sa.Column("cache_write_tokens", _COUNT, nullable=False, server_default="0"),
     sa.Column("cache_write_1h_tokens", _COUNT, nullable=False, server_default="0"),
     sa.Column("media_tokens", sa.Text, nullable=False, server_default=""),
+    sa.Column("by_model", sa.Text, nullable=False, server_default=""),
     # When a billing sink took the row, in seconds since the epoch.
     sa.Column("billed_at", sa.Float(53)),
     sa.Index("ix_tenant_ledger_at", "at"),
