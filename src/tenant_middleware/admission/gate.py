@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from tenant_middleware import telemetry
 from tenant_middleware.admission import plan
-from tenant_middleware.admission.call import Call, Hold, Kind, new_nonce
+from tenant_middleware.admission.call import Call, Hold, Kind, new_call_id, new_nonce
 from tenant_middleware.admission.entry import Entry
 from tenant_middleware.admission.estimate import Learnt
 from tenant_middleware.admission.queue import FairQueue, Slot, Ticket
@@ -160,17 +160,8 @@ class ModelGate:
         media: bool = False,
     ) -> Call:
         """A call of the tenant in context, with an id of our own."""
-        return Call(
-            current_tenant(),
-            model,
-            Kind(kind),
-            prompt_tokens,
-            max_tokens,
-            n=n,
-            stream=stream,
-            service_tier=service_tier,
-            media=media,
-        )
+        more = (n, stream, service_tier, media)
+        return Call(current_tenant(), model, Kind(kind), prompt_tokens, max_tokens, new_call_id(), 0, *more)
 
     def call(self, call: Call) -> AbstractContextManager[Hold]:
         """Admit a call for the length of a `with`; `hold.report(usage)` says what it used.

@@ -91,9 +91,7 @@ class SqlLedger(SqlStore):
         return found[""] if by is None else found
 
     @staticmethod
-    def _shared(
-        found: TotalsBy, connection: sa.Connection, wanted: list[sa.ColumnElement[bool]]
-    ) -> dict[str, Totals]:
+    def _shared(found: TotalsBy, connection: sa.Connection, wanted: list[sa.ColumnElement[bool]]) -> dict[str, Totals]:
         """Totals by model, with the calls that several were paid for taken apart."""
         query = sa.select(*(ROWS.c[name] for name in _COLUMNS)).where(ROWS.c.by_model != "", *wanted)
         sums: dict[str, Totals] = dict(found)
