@@ -452,6 +452,11 @@ async def test_responses_are_continued_by_their_own_tenant_alone(tenancy: Tenanc
             await router.aresponses(model="chat", input="more", previous_response_id=forged)
         texts.append(str(caught.value))
     assert len(set(texts)) == 1
+    named = [{"type": "item_reference", "id": first.output[0].id}]
+    with scope(ACME):
+        assert await router.aresponses(model="chat", input=named)
+    with scope(GLOBEX), pytest.raises(ForeignReference):
+        await router.aresponses(model="chat", input=named)
 
 
 async def test_two_tenants_users_differ_upstream(

@@ -269,11 +269,15 @@ def test_models_of_others_are_invisible(served: Proxy, name: str) -> None:
 
 def test_responses_are_continued_by_their_own_tenant_alone(served: Proxy, name: str) -> None:
     with served.client(name) as mine, served.client(f"{name}x") as other:
-        first = mine.post("/v1/responses", json={"model": "chat", "input": "hi"}).json()["id"]
+        answer = mine.post("/v1/responses", json={"model": "chat", "input": "hi"}).json()
+        first, item = answer["id"], {"type": "item_reference", "id": answer["output"][0]["id"]}
         follow = {"model": "chat", "input": "more", "previous_response_id": first}
         assert mine.post("/v1/responses", json=follow).status_code == 200
         foreign = other.post("/v1/responses", json=follow)
         unknown = other.post("/v1/responses", json=follow | {"previous_response_id": "resp_0"})
+        assert mine.post("/v1/responses", json={"model": "chat", "input": [item]}).status_code == 200
+        named = other.post("/v1/responses", json={"model": "chat", "input": [item]})
+        assert code(named) == (403, "foreign_reference")
     assert code(foreign) == code(unknown) == (403, "foreign_reference")
     assert foreign.json()["error"]["message"] == unknown.json()["error"]["message"]
     with served.client(name) as mine:

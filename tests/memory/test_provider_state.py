@@ -86,6 +86,43 @@ async def test_what_one_tenant_was_given_another_cannot_continue(
     assert len(set(refusals)) == 1, "unknown and foreign ids get the same answer"
 
 
+LOOKED_UP: list[dict[str, Any]] = [
+    {"input": [{"type": "item_reference", "id": "rs_1"}]},
+    {"input": [{"role": "user", "content": "hi"}, {"id": "rs_1"}]},
+    {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]},
+    {"input": [{"type": "image_generation_call", "id": "rs_1"}]},
+    {"extra_body": {"input": [{"type": "item_reference", "id": "rs_1"}]}},
+    {"messages": [{"role": "assistant", "audio": {"id": "rs_1"}}]},
+]
+
+
+@pytest.mark.parametrize("request_", LOOKED_UP, ids=str)
+async def test_an_item_kept_at_the_provider_is_its_own_tenants(
+    state: ProviderState, pair: tuple[Tenant, Tenant], request_: dict[str, Any]
+) -> None:
+    """OpenAI's API takes the id of an item instead of the item, for every caller of one key."""
+    a, b = pair
+    with pytest.raises(ForeignReference):
+        state.outgoing(a, request_)
+    state.incoming(a, {"id": "chatcmpl-1", "output": [{"type": "reasoning", "id": "rs_1"}]})
+    assert state.outgoing(a, request_) == request_ == await state.aoutgoing(a, request_)
+    for send in (state.outgoing, state.aoutgoing):
+        with pytest.raises(ForeignReference):
+            found: Any = send(b, request_)
+            await found
+
+
+def test_an_item_that_says_it_all_needs_no_owner(state: ProviderState, acme: Tenant) -> None:
+    said = [
+        {"role": "assistant", "type": "message", "id": "msg_1", "content": "hi"},
+        {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "1"},
+        {"role": "user", "content": "go on"},
+    ]
+    assert state.outgoing(acme, {"input": said}) == {"input": said}
+    assert state.outgoing(acme, {"input": "text", "messages": "text"}) == {"input": "text", "messages": "text"}
+
+
 def test_a_completion_that_cannot_be_continued_is_not_kept(state: ProviderState, acme: Tenant) -> None:
     state.incoming(acme, {"id": "chatcmpl-1"})
     assert not state.ids.owns(acme, "response", "chatcmpl-1")

@@ -16,7 +16,7 @@ from tenant_middleware.errors import ForeignReference, InvalidInput
 from tenant_middleware.keys import fingerprint
 from tenant_middleware.tenant import Tenant
 
-Kind = Literal["response", "conversation"]
+Kind = Literal["response", "conversation", "item"]
 SaltField = Literal["cache_salt", "prompt_cache_key"]
 
 REFERENCES: Mapping[str, Kind] = {"previous_response_id": "response", "conversation": "conversation"}
@@ -24,6 +24,10 @@ USERS = ("user", "safety_identifier")
 SALTS: tuple[SaltField, ...] = get_args(SaltField)
 OURS = frozenset((*REFERENCES, *USERS, *SALTS))
 """What nobody may send unchecked."""
+# Items that hold all they say, by their types; of others an id is enough, and the provider looks the rest up.
+_COMPLETE = frozenset(
+    ("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
+)
 BODY = "extra_body"
 """Where OpenAI's client takes fields that it doesn't know itself."""
 
@@ -63,22 +67,46 @@ def salt_field(provider: str) -> SaltField | None:
 
 
 def references(request: Mapping[str, Any]) -> list[Reference]:
-    """Every id in a request that has to be the tenant's own, also those in `extra_body`."""
-    return [
+    """Every id in a request that has to be the tenant's own, also those in `extra_body` and in what is said."""
+    found = [
         Reference(field, REFERENCES[field], _id_of(field, part[field]))
         for part in _parts(request)
         for field in REFERENCES
         if part.get(field) is not None
     ]
+    for part in _parts(request):
+        found += [Reference("input", "item", _id_of("input", item)) for item in _looked_up(part.get("input"))]
+        found += [Reference("audio", "item", _id_of("audio", audio)) for audio in _heard(part.get("messages"))]
+    return found
+
+
+def _looked_up(said: object) -> Iterator[Mapping[str, Any]]:
+    """The items of a responses API's input that stand for something kept at the provider."""
+    for item in said if isinstance(said, list) else ():
+        named = isinstance(item, Mapping) and item.get("id") is not None
+        if named and "role" not in item and item.get("type") not in _COMPLETE:
+            yield item
+
+
+def _heard(messages: object) -> Iterator[Mapping[str, Any]]:
+    """Spoken answers that a chat goes on from."""
+    for message in messages if isinstance(messages, list) else ():
+        audio = message.get("audio") if isinstance(message, Mapping) else None
+        if isinstance(audio, Mapping) and audio.get("id") is not None:
+            yield audio
 
 
 def given(response: Mapping[str, Any]) -> Iterator[tuple[Kind, str]]:
-    """The ids that a response hands out: its own, if it can be continued, and that of its conversation."""
+    """The ids that a response hands out: its own, if it can be continued, its conversation's and its items'."""
     own, conversation = response.get("id"), response.get("conversation")
     if isinstance(own, str) and own.startswith("resp"):
         yield "response", own
     if conversation is not None:
         yield "conversation", _id_of("conversation", conversation)
+    for item in response.get("output") or ():
+        name = item.get("id") if isinstance(item, Mapping) else getattr(item, "id", None)
+        if isinstance(name, str) and name:
+            yield "item", name
 
 
 def own_request(secret: bytes, tenant: Tenant, request: Mapping[str, Any], salt: SaltField | None) -> dict[str, Any]:

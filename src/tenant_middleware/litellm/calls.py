@@ -116,6 +116,11 @@ def pinned(request: Mapping[str, Any]) -> OpenCall | None:
     return None
 
 
+def _spoken(choice: Any) -> Any:
+    """What a chat's answer says aloud, which a later call names by its id."""
+    return getattr(getattr(choice, "message", None), "audio", None)
+
+
 class Calls:
     """Opens and ends calls on the gate; all forms of the adapter share it, so that there is one set of rules."""
 
@@ -288,9 +293,12 @@ class Calls:
             await self.tenancy.provider_state.acheck(tenant, reference)
 
     async def _remember(self, open_call: OpenCall, response: Any) -> None:
-        if response is None or open_call.call_type != "aresponses":
+        if response is None:
             return
-        ids = {name: found for name in ("id", "conversation") if (found := getattr(response, name, None))}
+        if open_call.call_type == "aresponses":
+            ids = {name: found for name in ("id", "conversation", "output") if (found := getattr(response, name, None))}
+        else:
+            ids = {"output": [audio for audio in map(_spoken, getattr(response, "choices", None) or ()) if audio]}
         if any(given(ids)):
             await self.tenancy.provider_state.aincoming(open_call.tenant, ids)
 
