@@ -24,6 +24,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     settings.QueueSettings,
     settings.TelemetrySettings,
     settings.BillingSettings,
+    settings.AnswerSettings,
     settings.SecretSettings,
     settings.PolicyFlags,
 )

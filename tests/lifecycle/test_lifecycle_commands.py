@@ -113,21 +113,40 @@ def test_training_verify(place: Path) -> None:
     assert run("training", "verify", "t.jsonl")[0] == 2
 
 
+def test_explain_says_which_model_lacks_a_price(place: Path) -> None:
+    policy = POLICY.replace('["openai/local"]', '["openai/local", "gpt-4o-mini", "nobody/knows", "all/*"]')
+    (place / "tenancy.toml").write_text(policy)
+    told = {row["name"]: row["value"] for row in json.loads(run("explain", "acme", "--json")[1])}
+    assert told["price of gpt-4o-mini"].startswith("0.15") and told["price of nobody/knows"].startswith("none")
+    assert "price of all/*" not in told
+
+
 @pytest.mark.parametrize("command", [("explain",), ("export", "out"), ("erase", "--confirm=Acme")], ids=" ".join)
 def test_a_misspelt_tenant_is_told_who_was_meant(place: Path, command: tuple[str, ...]) -> None:
     name, *rest = command
     code, said = run(name, "Acme", *rest)
-    assert code == 2 and "[tenants] doesn't list Acme: did you mean acme?" in said
+    assert code == 2 and "[tenants] doesn't list this id: did you mean acme?" in said
 
 
 def test_a_suspension_of_somebody_unlisted_says_so(place: Path) -> None:
-    assert run("suspend", "acne") == (0, "acne is suspended; [tenants] doesn't list acne: did you mean acme?\n")
+    assert run("suspend", "acne") == (0, "acne is suspended; [tenants] doesn't list this id: did you mean acme?\n")
 
 
 def test_usage_of_one_tenant(place: Path) -> None:
     for tenant, calls in (("acme", 1), ("Acme", 0)):
         said = json.loads(run("usage", "--tenant", tenant, "--by", "model", "--json")[1])
         assert said["total"]["calls"] == calls == sum(row["calls"] for row in said["rows"])
+
+
+def test_a_narrow_terminal_cuts_no_figure_off(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "a-tenant-with-a-rather-long-name." * 3
+    with Tenancy.from_file("tenancy.toml", overrides={"tenants": {long: {"tier": "pro"}}}) as tenancy:
+        with scope(Tenant(long, "pro")), tenancy.gate.call(tenancy.gate.new_call("openai/local")) as hold:
+            hold.report(Usage(123_456_789, 1))
+    said = run("usage")[1]
+    assert "…" not in said and "123,456,789" in said and "0.200000000" in said
+    assert "".join(line.split()[0] for line in said.splitlines() if line.strip()).count(long) == 1
 
 
 def test_since_takes_a_day_and_how_far_back(place: Path) -> None:

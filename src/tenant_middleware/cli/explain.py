@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from tenant_middleware.cli.places import PolicyOption, admitted, masked, policy_path
+from tenant_middleware.errors import UnpricedModel
+from tenant_middleware.metering.price_book import PriceBook
 from tenant_middleware.policy import BACKENDS, Explained, Policy
 from tenant_middleware.settings import CacheSettings, Settings, load
 from tenant_middleware.tenant import Tenant
@@ -66,12 +68,19 @@ def _cache(settings: Settings) -> Iterator[Explained]:
 
 
 def _prices(policy: Policy, tenant: Tenant) -> Iterator[Explained]:
-    """Prices that the policy sets for models this tenant may call; others come from LiteLLM's price map."""
-    for model, price in policy.prices.items():
-        verdict = policy.entitlement(tenant, model)
-        if verdict.allowed:
+    """What models cost that this tenant may call: by the policy, else by LiteLLM's map; none is a refusal to come."""
+    book = PriceBook(policy.prices)
+    entitled = [model for model in policy.prices if policy.entitlement(tenant, model).allowed]
+    named = [model for model in policy.for_tenant(tenant).models if "*" not in model]
+    for model in dict.fromkeys((*entitled, *named)):
+        decided = f"prices.{model}" if model in policy.prices else "the price map"
+        try:
+            price = book.price(model)
+        except UnpricedModel:
+            yield Explained(f"price of {model}", "none: calls are refused", decided)
+        else:
             shown = (
-                f"{price.input_usd_per_million} in, {price.output_usd_per_million} out per million tokens, "
-                f"{price.per_call_usd} per call (USD)"
+                f"{price.input * 1_000_000:f} in, {price.output * 1_000_000:f} out per million tokens, "
+                f"{price.per_call:f} per call (USD)"
             )
-            yield Explained(f"price of {model}", "free" if price.free else shown, f"prices.{model}")
+            yield Explained(f"price of {model}", "free" if price.free else shown, decided)

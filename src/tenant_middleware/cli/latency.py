@@ -50,7 +50,7 @@ def _print(found: list[Verdict], *, in_full: bool) -> None:
     console = Console()
     table = Table(box=None)
     for heading in ("tenant", "verdict"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for one in found:
         style = "bold red" if one.scope == "only this tenant" else "yellow" if one.stage else ""
         table.add_row(escape(one.tenant_id), str(one), style=style)

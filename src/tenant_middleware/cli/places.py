@@ -96,7 +96,7 @@ def meant(policy: Policy, tenant_id: str) -> str:
         return ""
     by_name = {listed.lower(): listed for listed in policy.tenants}
     near = difflib.get_close_matches(tenant_id.lower(), by_name, n=1)
-    return f"; [tenants] doesn't list {tenant_id}{f': did you mean {by_name[near[0]]}?' if near else ''}"
+    return f"; [tenants] doesn't list this id{f': did you mean {by_name[near[0]]}?' if near else ''}"
 
 
 def ledger_url(given: str | None, policy: Path | None) -> str:

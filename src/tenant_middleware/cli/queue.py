@@ -86,7 +86,8 @@ def table(pools: Sequence[PoolState]) -> Group:
     for pool in pools:
         slots = "no end of" if pool.slots is None else str(pool.slots)
         title = f"{escape(pool.name)}: {pool.running} of {slots} slots, {pool.waiting} waiting"
-        one = Table("tenant", title=title, title_justify="left", box=None)
+        one = Table(title=title, title_justify="left", box=None)
+        one.add_column("tenant", overflow="fold")
         for heading in FIGURES:
             one.add_column(heading, justify="right")
         for lane in pool.lanes:

@@ -86,9 +86,10 @@ def _print_table(by: By, totals: Mapping[str, Totals], whole: Totals) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(by.value, box=None)
-    for heading in (*(name.replace("_", " ") for name in FIGURES), "USD"):
-        table.add_column(heading, justify="right")
+    table = Table(box=None)
+    table.add_column(by.value, overflow="fold")  # a narrow terminal breaks a name, and cuts nothing off
+    for heading in (*(name.replace("_", "\n") for name in FIGURES), "USD"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, one in totals.items():
         table.add_row(escape(name), *_cells(one))
     table.add_section()

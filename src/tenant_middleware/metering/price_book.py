@@ -46,7 +46,8 @@ class PriceBook:
         if price is None:
             raise UnpricedModel(
                 "this model has no price, so its calls would silently cost nothing: add "
-                '[prices."MODEL"] to the policy (free = true if 0 is meant) or install the extra "litellm" for its map',
+                f'[prices."{model}"] to the policy (free = true if 0 is meant), or install the extra "litellm" '
+                "for its map",
                 model=model,
             )
         if not (price.free or price.input or price.output or price.per_call):

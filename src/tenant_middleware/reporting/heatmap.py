@@ -132,7 +132,7 @@ def to_table(heat: HeatMap) -> Table:
     from rich.text import Text
 
     table = Table(title=f"{heat.title} ({heat.unit})", box=None, pad_edge=False, title_justify="left")
-    table.add_column("tenant")
+    table.add_column("tenant", overflow="fold")
     table.add_column(_axis(heat), no_wrap=True)
     table.add_column("most", justify="right")
     for tenant, row in zip(heat.tenants, heat.values, strict=True):

@@ -96,6 +96,9 @@ _CLEAR = (
     ("readonly database", "the ledger's database file is read-only", None),
     ("unable to open", "the ledger's database file can't be opened: check its folder and permissions", None),
     ("lock timeout", "another process holds a lock in the ledger's database", 1.0),
+    ("password authentication failed", "the ledger's database knows no such user and password", None),
+    ("connection refused", "nothing answers where backends.ledger points: check its address, and whether it runs", 1.0),
+    ("resolve host", "the host in backends.ledger isn't known: check its address", 1.0),
 )
 
 
