@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypedDict
 
@@ -21,6 +22,7 @@ from tenant_middleware.backends.in_memory.cache import InMemoryExactCache
 from tenant_middleware.context import current_tenant, scope
 from tenant_middleware.errors import InvalidInput, MissingTenant, SealError
 from tenant_middleware.isolation import seal
+from tenant_middleware.isolation.cache import Share
 from tenant_middleware.langchain.cache import TenantCache
 from tenant_middleware.tenant import Tenant
 from tenant_middleware.testing.cache import RULES
@@ -121,6 +123,23 @@ async def test_node_caches_are_keyed_by_tenant(pair: tuple[Tenant, Tenant]) -> N
             cache.clear()
     with pytest.raises(MissingTenant):
         cache.get([(("x",), "k")])
+
+
+@pytest.mark.parametrize("share", ["subject", "tenant"])
+def test_what_a_node_did_for_a_user_is_that_users_unless_the_policy_shares(acme: Tenant, share: Share) -> None:
+    """The control is the policy that shares: there the second user gets what the first one asked for."""
+    KEEPS.exact_cache = InMemoryExactCache(rules=replace(RULES, share=share))
+    seal.seal_all(KEEPS)
+    builder = StateGraph(State)
+    builder.add_node("n", lambda state: {"answer": f"for {current_tenant().subject}"}, cache_policy=CachePolicy())
+    builder.add_edge(START, "n")
+    app = builder.compile(cache=InMemoryNodeCache())
+    answers = []
+    for subject in ("ann", "bob", None, "ann"):
+        with scope(replace(acme, subject=subject)):
+            answers.append(app.invoke({"asked": "x"})["answer"])
+    shared = ["for ann"] * 4
+    assert answers == (shared if share == "tenant" else ["for ann", "for bob", "for None", "for ann"])
 
 
 def test_a_node_cache_loaded_after_sealing_is_noticed() -> None:

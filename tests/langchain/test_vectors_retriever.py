@@ -217,6 +217,16 @@ async def _awaited(begun: Any) -> Any:
     return await begun
 
 
+async def test_the_events_of_a_search_are_of_who_asked(store: TenantVectorStore, pair: tuple[Tenant, Tenant]) -> None:
+    retriever = store.as_retriever(search_kwargs={"k": 10})
+    with scope(pair[0]):
+        late, unscoped = (retriever.astream_events("price", version="v2") for _ in range(2))
+    with scope(pair[1]), pytest.raises(TenantMismatch):
+        await anext(aiter(late))
+    found = [event["data"]["output"] async for event in unscoped if event["event"] == "on_retriever_end"]
+    assert texts(found[0]) == ["price of 0", "terms of 0"]
+
+
 def test_a_thread_has_no_tenant_unless_it_is_bound(store: TenantVectorStore, pair: tuple[Tenant, Tenant]) -> None:
     seen: list[Any] = []
 

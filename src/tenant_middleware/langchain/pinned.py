@@ -75,5 +75,10 @@ class PinnedRunnable(Runnable[Any, Any]):
         return asteps(pin(super().abatch_as_completed(*args, **kwargs)))
 
     @passing
+    def astream_events(self, *args: Any, **kwargs: Any) -> Any:
+        events = super().astream_events(*args, **kwargs)
+        return asteps(pin(events)) if hasattr(events, "__aiter__") else events  # version v3 is for models and graphs
+
+    @passing
     def astream_log(self, *args: Any, **kwargs: Any) -> Any:
         return asteps(pin(super().astream_log(*args, **kwargs)))

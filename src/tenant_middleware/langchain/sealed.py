@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tenant_middleware.context import current_tenant
 from tenant_middleware.errors import InvalidInput, SealError, missing_extra
 from tenant_middleware.isolation import seal
+from tenant_middleware.isolation.cache import ExactCache
 from tenant_middleware.isolation.seal import KeepsCaches, LayerReport
-from tenant_middleware.keys import tag
+from tenant_middleware.keys import encode, tag
 from tenant_middleware.langchain.cache import TenantCache
 
 try:
@@ -58,14 +59,19 @@ class LlmCacheSealer:
 
 
 class NodeCacheSealer:
-    """Prefixes the namespaces of every node cache with the tenant, whatever graph it is given to."""
+    """Prefixes the namespaces of every node cache with the tenant, whatever graph it is given to.
+
+    And with the subject, unless the policy shares answers in the tenant: what a node did may be for its user alone.
+    """
 
     framework = "langgraph"
 
     def __init__(self) -> None:
         self._undo: list[tuple[type[Any], str, Any]] = []
+        self._answers: ExactCache | None = None
 
     def seal(self, tenancy: KeepsCaches) -> list[LayerReport]:
+        self._answers = tenancy.exact_cache
         kinds: list[type[Any]] = list(_kinds(NodeCache))
         for kind in kinds:
             self._wrap(kind)
@@ -85,11 +91,17 @@ class NodeCacheSealer:
             setattr(kind, name, original)
         self._undo.clear()
 
+    def _whose(self) -> str:
+        tenant = current_tenant()
+        if self._answers is not None and self._answers.rules_for(tenant).share == "tenant":
+            return tag(tenant)
+        return f"{tag(tenant)}.{encode(tenant.subject or '')}"
+
     def _wrap(self, kind: type[Any]) -> None:
         for name, wrapper in _WRAPPERS.items():
             original = vars(kind).get(name)
             if original is not None and not hasattr(original, _MARK):
-                sealed = wrapper(original)
+                sealed = wrapper(original, self._whose)
                 setattr(sealed, _MARK, True)
                 setattr(kind, name, sealed)
                 self._undo.append((kind, name, original))
@@ -101,6 +113,7 @@ def _kinds(base: type[Any]) -> Iterator[type[Any]]:
         yield from _kinds(kind)
 
 
+Whose = Callable[[], str]
 _Full = tuple[tuple[str, ...], str]
 
 
@@ -114,39 +127,39 @@ def _outward(found: Mapping[_Full, Any], asked: Sequence[_Full], mine: str) -> d
     return {back[key]: value for key, value in found.items()}
 
 
-def _get(original: Callable[..., Any]) -> Callable[..., Any]:
+def _get(original: Callable[..., Any], whose: Whose) -> Callable[..., Any]:
     @wraps(original)
     def get(self: Any, keys: Sequence[_Full]) -> Any:
-        mine = tag(current_tenant())
+        mine = whose()
         return _outward(original(self, [_inward(key, mine) for key in keys]), keys, mine)
 
     return get
 
 
-def _aget(original: Callable[..., Any]) -> Callable[..., Any]:
+def _aget(original: Callable[..., Any], whose: Whose) -> Callable[..., Any]:
     @wraps(original)
     async def aget(self: Any, keys: Sequence[_Full]) -> Any:
-        mine = tag(current_tenant())
+        mine = whose()
         return _outward(await original(self, [_inward(key, mine) for key in keys]), keys, mine)
 
     return aget
 
 
-def _set(original: Callable[..., Any]) -> Callable[..., Any]:
+def _set(original: Callable[..., Any], whose: Whose) -> Callable[..., Any]:
     """Sync and async alike: what the original returns is returned."""
 
     @wraps(original)
     def set_(self: Any, pairs: Mapping[_Full, Any]) -> Any:
-        mine = tag(current_tenant())
+        mine = whose()
         return original(self, {_inward(key, mine): value for key, value in pairs.items()})
 
     return set_
 
 
-def _clear(original: Callable[..., Any]) -> Callable[..., Any]:
+def _clear(original: Callable[..., Any], whose: Whose) -> Callable[..., Any]:
     @wraps(original)
     def clear(self: Any, namespaces: Sequence[tuple[str, ...]] | None = None) -> Any:
-        mine = tag(current_tenant())
+        mine = whose()
         if namespaces is None:
             raise InvalidInput(
                 "clearing a whole node cache would clear every tenant's: name the namespaces, or clear nodes "
