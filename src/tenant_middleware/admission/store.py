@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from math import inf
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from tenant_middleware.metering.ledger import LedgerRow
 from tenant_middleware.metering.pricing import to_usd
@@ -180,3 +180,10 @@ class AdmissionStore(Protocol):
     async def arelease(self, tenant: Tenant, call_id: str, limits: Limits) -> bool: ...
     async def abalance(self, tenant: Tenant, limits: Limits) -> Balance: ...
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Refillable(Protocol):
+    """A store whose buckets an operator may fill, to forgive a debt."""
+
+    def refill(self, tenant: Tenant) -> None: ...

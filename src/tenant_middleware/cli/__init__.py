@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from tenant_middleware import __version__
 from tenant_middleware.cli.audit import audit
+from tenant_middleware.cli.balance import balance
 from tenant_middleware.cli.demo import demo
 from tenant_middleware.cli.drain import drain
 from tenant_middleware.cli.explain import explain
@@ -60,7 +61,7 @@ def _about(
 
 
 for commands in (
-    (demo, explain, usage, drain, export_costs, reconcile, queue, heatmap, latency, report),
+    (demo, explain, usage, drain, export_costs, reconcile, queue, balance, heatmap, latency, report),
     (audit, suspend, resume, export, erase, receipt),
 ):
     for command in commands:

@@ -122,6 +122,11 @@ class RedisAdmission:
         removed = commands(self.nodes, wire.REGISTRY, [("SREM", wire.REGISTRY, tenant.id)])
         return int(self.links.run(removed)[0])
 
+    def refill(self, tenant: Tenant) -> None:
+        """Fill a tenant's buckets, whatever debt they hold; its money is rebuilt from the books, its calls stay."""
+        account = self._keys_of(tenant).account
+        self.links.run(commands(self.nodes, account, [("DEL", account)]))
+
     def close(self) -> None:
         """Close the connections of threads."""
         self._finish(self.links.run)
