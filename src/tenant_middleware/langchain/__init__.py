@@ -9,6 +9,7 @@ from tenant_middleware.langchain.documents import stamp, verify_tenant
 from tenant_middleware.langchain.embeddings import TenantEmbeddings
 from tenant_middleware.langchain.guard import GuardInput
 from tenant_middleware.langchain.history import TenantChatHistory
+from tenant_middleware.langchain.indexing import TenantRecordManager
 from tenant_middleware.langchain.ingest import Ingested, aingest, ingest
 from tenant_middleware.langchain.key_values import TenantKeyValueStore
 from tenant_middleware.langchain.memory import TenantCheckpointSaver
@@ -35,6 +36,7 @@ __all__ = [
     "TenantCheckpointSaver",
     "TenantEmbeddings",
     "TenantKeyValueStore",
+    "TenantRecordManager",
     "TenantRetriever",
     "TenantStore",
     "TenantTool",
