@@ -365,6 +365,29 @@ def test_too_many_tenants_to_serve_each_in_time_do_not_undo_a_newcomers_turn(
     assert light.ready
 
 
+KEYS = ("", "turns", "ages", "ends", "l:Acme", "q:Acme", "l:acme", "jobs", "workers", "w:w", "seen")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_deleted_key_is_mended_and_stops_nobody(scripted: Callable[..., Scripted], key: str) -> None:
+    """One missing key used to fail every later call of the pool, of all tenants."""
+    line = scripted(slots=2, lease=15.0)
+    waiting = [line.push(tenant, 10, 10) for tenant in ("Acme", "acme", "Acme", "acme", "Acme", "acme2", "acme2")]
+    assert line.client.delete(line.pool.key + key) == 1
+    for _ in range(30):
+        line.now += 1.0
+        line.tick()
+        for lease in [each for each in waiting if each.ready]:
+            waiting.remove(lease)
+            line.leave(lease, 10, 10)
+    assert not waiting
+    state = line.links.run(line.pool.state())
+    assert (state.running, state.waiting) == (0, 0)
+    last = line.push("z", 1, 1)
+    assert last.ready
+    line.leave(last)
+
+
 def test_a_clock_set_back_delays_nobody(scripted: Callable[..., Scripted]) -> None:
     """A failover may go to a machine that is a minute behind; nobody stands aside a minute longer."""
     line = scripted()

@@ -10,7 +10,8 @@
 --   jobs   hash  job -> record   workers zset  worker -> end of its lease    w:W   set   a worker's jobs
 --   box:W  list  jobs that got a slot, for the worker to fetch
 -- A job's number is the microsecond it came at, made unique; times are seconds of the server's clock. `queue_verbs.lua`
--- follows in the same script. A clock that is set back, as by a failover to another machine, goes on from where it was.
+-- follows in the same script. A key that somebody deleted costs the other tenants nothing: what it told is mended when it
+-- is missed. A clock that is set back, as by a failover to another machine, goes on from where it was.
 -- ARGV: verb, worker, terms as JSON, then the verb's own. Replies: {status, {...}, seconds to the next event}
 local P, verb, worker, terms = KEYS[1], ARGV[1], ARGV[2], cjson.decode(ARGV[3])
 local time = redis.call('TIME')
@@ -40,12 +41,12 @@ pool.beat = now
 local function lane_of(name)
   local lane = lanes[name]
   if lane then return lane end
-  local h = redis.call('HMGET', P .. 'l:' .. name, 'c', 'w', 'r', 't', 'n', 's', 'y', 'm', 'p', 'g', 'x')
+  local h = redis.call('HMGET', P .. 'l:' .. name, 'c', 'w', 'r', 't', 's', 'y', 'm', 'p', 'g', 'x')
   lane = {
     name = name, counter = tonumber(h[1]) or 0, weight = tonumber(h[2]) or 1, running = tonumber(h[3]) or 0,
-    tokens = tonumber(h[4]) or 0, queued = tonumber(h[5]) or 0, served = tonumber(h[6]) or 0,
-    since = tonumber(h[7]) or 0, member = h[8] or '', parked = tonumber(h[9]), probing = h[10] == '1',
-    probe = h[11] or '',
+    tokens = tonumber(h[4]) or 0, queued = redis.call('ZCARD', P .. 'q:' .. name), served = tonumber(h[5]) or 0,
+    since = tonumber(h[6]) or 0, member = h[7] or '', parked = tonumber(h[8]), probing = h[9] == '1',
+    probe = h[10] or '',
   }
   lanes[name] = lane
   return lane
@@ -62,7 +63,7 @@ local function save(lane)
     redis.call('ZADD', P .. 'idle', lane.counter, lane.name)
     lane.probing, lane.probe = false, '' -- whoever comes next has nothing to try for others
   end
-  redis.call('HSET', key, 'c', lane.counter, 'w', lane.weight, 'r', lane.running, 't', lane.tokens, 'n', lane.queued,
+  redis.call('HSET', key, 'c', lane.counter, 'w', lane.weight, 'r', lane.running, 't', lane.tokens,
     's', lane.served, 'y', lane.since, 'm', lane.member, 'p', lane.parked or '', 'g', lane.probing and '1' or '0',
     'x', lane.probe)
 end
@@ -133,7 +134,8 @@ local function may_run(lane)
   if lane.queued == 0 or lane.parked or lane.probe ~= '' then return false end
   if terms.lane_slots >= 0 and lane.running >= terms.lane_slots then return false end
   if terms.max_tokens < 0 or lane.running == 0 then return true end
-  return lane.tokens + expected(lane, record((head_of(lane)))) <= terms.max_tokens
+  local first = record((head_of(lane)))
+  return not first or lane.tokens + expected(lane, first) <= terms.max_tokens
 end
 
 local function refresh(lane)
@@ -164,7 +166,15 @@ local function next_lane()
     pool.in_turn = 0
     return lane_of(oldest[1]), false
   end
-  return lane_of(string.sub(redis.call('ZRANGE', P .. 'turns', 0, 0)[1], 27)), true
+  local member = redis.call('ZRANGE', P .. 'turns', 0, 0)[1]
+  while member do
+    local lane = lane_of(string.sub(member, 27))
+    if lane.member == member then return lane, true end
+    redis.call('ZREM', P .. 'turns', member) -- of a tenant whose record is gone
+    refresh(lane)
+    member = redis.call('ZRANGE', P .. 'turns', 0, 0)[1]
+  end
+  return lane_of(oldest[1]), true
 end
 
 -- Starting and stopping.
@@ -186,7 +196,7 @@ end
 local function stop(lane, id, job, cost)
   local before = job.charged
   correct(lane, job, cost)
-  lane.running = lane.running - 1
+  lane.running = math.max(lane.running - 1, 0)
   lane.tokens = lane.running > 0 and math.max(lane.tokens - cost, 0) or 0
   if lane.probe == id then lane.probe, lane.probing = '', false end
   redis.call('ZREM', P .. 'ends', id)
@@ -199,8 +209,8 @@ local function retry(lane)
 end
 
 local function unqueue(lane, id)
-  redis.call('ZREM', P .. 'q:' .. lane.name, id)
-  lane.queued, pool.queued = lane.queued - 1, pool.queued - 1
+  lane.queued = lane.queued - redis.call('ZREM', P .. 'q:' .. lane.name, id)
+  pool.queued = math.max(pool.queued - 1, 0)
 end
 
 local function enqueue(lane, id, job)
@@ -232,6 +242,7 @@ local function finish(id, job, prompt, output)
     figures(job.lane, cost, 0, 0)
   end
   refresh(lane)
+  if redis.call('HLEN', P .. 'jobs') == 0 then pool.queued = 0 end
   if pool.queued == 0 and redis.call('ZCARD', P .. 'ends') == 0 then pool.v = pool.top end
 end
 
@@ -261,11 +272,15 @@ local function keep_house()
   local until_now = string.format('%.17g', now)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'ends', '-inf', until_now, 'LIMIT', 0, WOKEN)) do
     local job = record(id)
-    local lane = lane_of(job.lane)
-    stop(lane, id, job, job.charged)
-    job.state = 'o'
-    keep(id, job)
-    refresh(lane)
+    if job then
+      local lane = lane_of(job.lane)
+      stop(lane, id, job, job.charged)
+      job.state = 'o'
+      keep(id, job)
+      refresh(lane)
+    else
+      redis.call('ZREM', P .. 'ends', id)
+    end
   end
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. 'parked', '-inf', until_now, 'LIMIT', 0, WOKEN)) do
     local lane = lane_of(name)
@@ -287,17 +302,23 @@ local function dispatch()
     local lane, in_turn = next_lane()
     if not lane then return end
     local id = redis.call('ZPOPMIN', P .. 'q:' .. lane.name)[1]
-    local job = record(id)
-    lane.queued, pool.queued = lane.queued - 1, pool.queued - 1
-    start(lane, id, job, in_turn)
-    refresh(lane)
-    granted[id] = true
-    if job.worker ~= worker or id ~= ARGV[4] then
-      redis.call('RPUSH', P .. 'box:' .. job.worker, id .. (job.probe and '?' or ''))
-      redis.call('EXPIRE', P .. 'box:' .. job.worker, math.ceil(terms.lease * 4)) -- its worker may be gone
+    local job = id and record(id)
+    if id then
+      lane.queued, pool.queued = lane.queued - 1, math.max(pool.queued - 1, 0)
+    else
+      redis.call('ZREM', P .. 'ages', lane.name)
     end
-    if id == ARGV[4] then probing_grant = job.probe end
-    free = free - 1
+    if job then start(lane, id, job, in_turn) end
+    refresh(lane)
+    if job then
+      granted[id] = true
+      if job.worker ~= worker or id ~= ARGV[4] then
+        redis.call('RPUSH', P .. 'box:' .. job.worker, id .. (job.probe and '?' or ''))
+        redis.call('EXPIRE', P .. 'box:' .. job.worker, math.ceil(terms.lease * 4)) -- its worker may be gone
+      end
+      if id == ARGV[4] then probing_grant = job.probe end
+      free = free - 1
+    end
   end
 end
 

@@ -93,7 +93,11 @@ elseif verb == 'tick' then -- how many jobs of this worker are known here
 elseif verb == 'mine' then
   for _, id in ipairs(redis.call('SMEMBERS', P .. 'w:' .. worker)) do
     local job = record(id)
-    if job then more[#more + 1] = { id, job.state, job.probe and 1 or 0 } end
+    if job and job.state == 'q' and not redis.call('ZSCORE', P .. 'q:' .. job.lane, id) then
+      forget(id, job) -- its line is gone: it has to come again
+    elseif job then
+      more[#more + 1] = { id, job.state, job.probe and 1 or 0 }
+    end
   end
 elseif verb == 'bye' then
   for _, id in ipairs(redis.call('SMEMBERS', P .. 'w:' .. worker)) do bury(id) end
