@@ -485,6 +485,39 @@ async def test_endpoints_that_cannot_be_metered_are_refused(tenancy: Tenancy, ma
     assert upstream.books()["attempts"] == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("amoderation", {"input": "hi"}),
+        ("avector_store_create", {"custom_llm_provider": "openai"}),
+        ("acreate_batch", {"input_file_id": "x", "endpoint": "x", "completion_window": "24h"}),
+        ("aspeech", {"input": "hi", "voice": "v"}),
+        ("_aspeech", {"input": "hi", "voice": "v"}),
+        ("aanthropic_messages", {"messages": [], "max_tokens": 5}),
+    ],
+)
+async def test_no_way_through_the_router_passes_the_gate_by(
+    tenancy: Tenancy, deployments: Any, upstream: Upstream, name: str, asked: dict[str, Any]
+) -> None:
+    router = TenantRouter(tenancy, model_list=deployments("chat"), num_retries=0)
+    with scope(ACME), pytest.raises(ConfigurationError):
+        await getattr(router, name)(model="chat", **asked)
+    assert upstream.books()["attempts"] == {}
+
+
+def test_what_a_router_makes_itself_is_refused_unless_it_is_served(tenancy: Tenancy, deployments: Any) -> None:
+    router = TenantRouter(tenancy, model_list=deployments("chat"))
+    made = {
+        name: method
+        for name, method in vars(router).items()
+        if "factory_function" in getattr(method, "__qualname__", "") and name != "aresponses"
+    }
+    assert len(made) > 60
+    for method in made.values():
+        with pytest.raises(ConfigurationError):
+            method(model="chat")
+
+
 async def test_a_stream_swapped_into_another_tenants_scope(tenancy: Tenancy, make: Make, form: str) -> None:
     """TenantRouter refuses it; the callback can't, and books it for the tenant it belongs to."""
     router = make(tenancy)

@@ -85,14 +85,25 @@ class TenantRouter(Router):
         return changed
 
     def _update_kwargs_with_deployment(self, deployment: Any, kwargs: dict[str, Any], *args: Any, **named: Any) -> Any:
-        """Each attempt learns its deployment here: the salt of its provider's prefix cache is put in."""
-        done = super()._update_kwargs_with_deployment(deployment, kwargs, *args, **named)
+        """Each attempt learns its deployment here, those too that come by other ways than the gate's: they end here."""
         open_call = pinned(kwargs)
-        if open_call is not None:
-            params = deployment["litellm_params"]
-            provider = params.get("custom_llm_provider") or str(params["model"]).partition("/")[0]
-            kwargs.update(self._tenancy_calls.sent(open_call, kwargs, provider))
+        if open_call is None:
+            raise _unmetered(named.get("function_name", "this call"))
+        done = super()._update_kwargs_with_deployment(deployment, kwargs, *args, **named)
+        params = deployment["litellm_params"]
+        provider = params.get("custom_llm_provider") or str(params["model"]).partition("/")[0]
+        kwargs.update(self._tenancy_calls.sent(open_call, kwargs, provider))
         return done
+
+    def factory_function(self, original_function: Any, call_type: Any = "assistants") -> Any:
+        """A Router makes most of its methods here; some would call a provider without asking what they'd bill."""
+        if call_type in _SERVED:
+            return super().factory_function(original_function, call_type)
+
+        def refused(*args: Any, **kwargs: Any) -> NoReturn:
+            raise _unmetered(call_type)
+
+        return refused
 
     def get_available_deployment(self, *args: Any, **kwargs: Any) -> Any:
         if pinned(kwargs.get("request_kwargs") or {}) is None:
@@ -120,11 +131,15 @@ def _call_type(kwargs: dict[str, Any]) -> str:
     name = getattr(function, "__name__", "")
     served = _SERVED.get(name)
     if served is None:
-        raise ConfigurationError(
-            f"TenantRouter: {name.strip('_') or 'this call'} can't be metered; expected acompletion, aresponses, "
-            "aembedding, aimage_generation or arerank"
-        )
+        raise _unmetered(name)
     return served
+
+
+def _unmetered(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"TenantRouter: {name.strip('_') or 'this call'} can't be metered; expected acompletion, aresponses, "
+        "aembedding, aimage_generation or arerank"
+    )
 
 
 def _refuse_sync() -> NoReturn:
