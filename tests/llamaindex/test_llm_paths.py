@@ -26,6 +26,7 @@ from tenant_middleware import (
     TenantMismatch,
     scope,
 )
+from tenant_middleware.admission.call import Call
 from tenant_middleware.llamaindex import TenantLLM
 from tenant_middleware.llamaindex.usage import prompt_tokens, usage_of
 from tenant_middleware.metering.usage import Media, Usage
@@ -278,6 +279,31 @@ def test_a_model_that_cannot_call_functions_says_so(tenancy: Tenancy, acme: Tena
         assert text(llm.chat(ASKED))
         with pytest.raises(ConfigurationError, match="ReActAgent"):
             llm.chat_with_tools([TOOL], "hello")
+
+
+class Several(EchoLLM):
+    """As OpenAI's with `additional_kwargs`, which it sends with each request."""
+
+    additional_kwargs: dict[str, Any] = {"n": 4, "service_tier": "flex"}
+    _caps: list[Any] = PrivateAttr(default_factory=list)
+
+    def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+        self._caps.append(kwargs["max_tokens"])
+        return super().chat(messages, **kwargs)
+
+
+def test_what_a_model_always_asks_for_is_reserved_for(tenancy: Tenancy, acme: Tenant) -> None:
+    """Several answers at once share the cap; media and ways of serving have prices of their own."""
+    admitted: list[Call] = []
+    inner = Several()
+    llm = TenantLLM(inner, model_name="openai/local", gate=tenancy.gate)
+    admit = tenancy.gate.admit
+    with scope(acme), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tenancy.gate, "admit", lambda call: (admitted.append(call), admit(call))[1])
+        llm.chat(ASKED)
+        llm.chat([ChatMessage(blocks=[TextBlock(text="see"), ImageBlock(url="http://127.0.0.1/x.png")])])
+    assert [(call.n, call.service_tier, call.media) for call in admitted] == [(4, "flex", False), (4, "flex", True)]
+    assert inner._caps == [64, 64]
 
 
 class Tracking(EchoLLM):
