@@ -7,19 +7,24 @@ from typing import Any, cast
 
 try:
     from langchain_core.tools import StructuredTool
+    from langgraph.prebuilt import ToolRuntime
+    from langgraph.store.base import BaseStore
 except ImportError as error:
     from tenant_middleware.errors import missing_extra
 
     raise missing_extra("langchain", __name__) from error
 
+from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.isolation.tools import Tool, checked_tool, refuse_undeclared, tool_decorator
 from tenant_middleware.langchain.refusals import passing
+from tenant_middleware.langchain.store import TenantStore
 
 
 class TenantTool(StructuredTool):
     """A tool whose rows carry their owner in the field `owner`, or that is declared to have none (`owner` is None).
 
     Arguments that the tool doesn't declare are refused instead of dropped; a model that names a tenant is one of them.
+    A graph's `ToolRuntime` or store, which no model can write, is handed on when its store is a TenantStore.
     """
 
     owner: str | None = None
@@ -30,10 +35,23 @@ class TenantTool(StructuredTool):
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
         declared = set(self.args)
         if isinstance(tool_input, dict):
-            refuse_undeclared(self.name, declared, tool_input)
+            sent = [name for name, value in tool_input.items() if not self._injected(name, value)]
+            refuse_undeclared(self.name, declared, sent)
         else:
             refuse_undeclared(self.name, declared, (), more=bool(tool_input) and not declared)
         return super()._to_args_and_kwargs(tool_input, tool_call_id)
+
+    def _injected(self, name: str, value: object) -> bool:
+        """Whether this is the graph's own object, for a parameter that asks for it."""
+        if name not in self._injected_args_keys or not isinstance(value, ToolRuntime | BaseStore):
+            return False
+        store = value.store if isinstance(value, ToolRuntime) else value
+        if store is not None and not isinstance(store, TenantStore):
+            raise ConfigurationError(
+                f"tool {self.name}: this graph's store is a bare {type(store).__name__}, which gives an item to "
+                "whoever names it: wrap it, TenantStore(store)"
+            )
+        return True
 
 
 @tool_decorator
