@@ -518,6 +518,25 @@ def test_what_a_router_makes_itself_is_refused_unless_it_is_served(tenancy: Tena
             method(model="chat")
 
 
+async def test_a_call_awaited_in_anothers_scope(tenancy: Tenancy, form: str, make: Make) -> None:
+    """TenantRouter refuses it and bills nobody; LiteLLM's own Router, the control, bills whoever awaits it."""
+    router = make(tenancy)
+    with scope(ACME):
+        late, unscoped = (router.acompletion("chat", say("hi", prompt=10, output=5)) for _ in range(2))
+    with scope(GLOBEX):
+        if form == "router":
+            with pytest.raises(TenantMismatch):
+                await late
+        else:
+            await late
+    if form == "router":
+        assert (await unscoped).choices
+        assert (len(await booked(tenancy)), len(await booked(tenancy, "globex"))) == (1, 0)
+    else:
+        unscoped.close()
+        assert (len(await booked(tenancy)), len(await booked(tenancy, "globex"))) == (0, 1)
+
+
 async def test_a_stream_swapped_into_another_tenants_scope(tenancy: Tenancy, make: Make, form: str) -> None:
     """TenantRouter refuses it; the callback can't, and books it for the tenant it belongs to."""
     router = make(tenancy)

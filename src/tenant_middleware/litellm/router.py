@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tenant_middleware.errors import missing_extra
@@ -12,7 +13,7 @@ try:
 except ImportError as error:
     raise missing_extra("litellm", __name__) from error
 
-from tenant_middleware.context import current_tenant, enter_call, leave_call, refuse_other
+from tenant_middleware.context import bind_call, current_tenant, enter_call, leave_call, peek_tenant, refuse_other
 from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.litellm.calls import PIN, Calls, OpenCall, Pin, pinned
 from tenant_middleware.litellm.refusals import in_litellm_form, passing
@@ -45,6 +46,8 @@ class TenantRouter(Router):
         self._tenancy_calls = Calls(tenancy)
         super().__init__(**router_kwargs)
         pass_over_forbidden(self, self._tenancy_calls)
+        for name in _SERVED.values():
+            vars(self)[name] = _at_the_call(getattr(self, name))
 
     @passing
     async def async_function_with_fallbacks(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,6 +115,21 @@ class TenantRouter(Router):
 
     def function_with_fallbacks(self, *args: Any, **kwargs: Any) -> NoReturn:
         _refuse_sync()
+
+
+def _at_the_call(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """A method of LiteLLM's that reads the tenant when it is called: its own would when it is awaited."""
+
+    @wraps(ask)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return _answered(ask if peek_tenant() is None else bind_call(ask), args, kwargs)
+
+    return call
+
+
+@passing
+async def _answered(ask: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return await ask(*args, **kwargs)
 
 
 def pass_over_forbidden(router: Router, calls: Calls) -> None:
