@@ -14,7 +14,7 @@ from tenant_middleware.clock import utc
 from tenant_middleware.errors import BudgetBusy, BudgetExceeded, InvalidInput, RateLimited, Refusal
 from tenant_middleware.metering.ledger import LedgerRow, Status
 from tenant_middleware.metering.pricing import Price, to_nano, to_usd
-from tenant_middleware.metering.usage import Usage
+from tenant_middleware.metering.usage import NO_MEDIA, Usage
 from tenant_middleware.policy import Tier
 
 # A stream that writes little still keeps this much output reserved ahead.
@@ -236,13 +236,7 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
 
     There is one attempt at least: the call itself.
     """
-    shares: dict[str, list[tuple[Hold, Usage]]] = {}
-    for attempt, usage in attempts:
-        shares.setdefault(attempt.call.model, []).append((attempt, usage))
-    last = attempts[-1][0].call.model
-    shares[last] = shares.pop(last)  # the one that answered comes last
-    call, figures = hold.call, [_figures(share) for share in shares.values()]
-    whole = _figures(attempts)
+    call = hold.call
     return LedgerRow(
         tenant_id=call.tenant.id,
         call_id=call.id,
@@ -256,9 +250,21 @@ def row_for(hold: Hold, attempts: list[tuple[Hold, Usage]], status: Status, now:
         queue_wait=hold.queue_wait,
         stream=call.stream,
         status=status,
-        by_model=json.dumps(figures, separators=(",", ":")) if len(figures) > 1 else "",
-        **whole,
+        by_model=_shares(attempts) if len(attempts) > 1 else "",
+        **_figures(attempts),
     )
+
+
+def _shares(attempts: list[tuple[Hold, Usage]]) -> str:
+    """What each model was paid, the one that answered last; nothing where there was one alone."""
+    by_model: dict[str, list[tuple[Hold, Usage]]] = {}
+    for attempt, usage in attempts:
+        by_model.setdefault(attempt.call.model, []).append((attempt, usage))
+    if len(by_model) == 1:
+        return ""
+    last = attempts[-1][0].call.model
+    by_model[last] = by_model.pop(last)
+    return json.dumps(list(map(_figures, by_model.values())), separators=(",", ":"))
 
 
 def _figures(attempts: list[tuple[Hold, Usage]]) -> dict[str, Any]:
@@ -289,6 +295,8 @@ def _figures(attempts: list[tuple[Hold, Usage]]) -> dict[str, Any]:
 
 def _media_of(usage: Usage) -> str:
     """Tokens that are no text, as a row tells them: `prompt_audio=12,completion_image=3`."""
+    if usage.prompt_media is usage.completion_media is NO_MEDIA:
+        return ""
     sides = {"prompt": usage.prompt_media, "completion": usage.completion_media}
     return ",".join(
         f"{side}_{name}={count}" for side, media in sides.items() for name, count in media._asdict().items() if count

@@ -4,7 +4,7 @@ attempt, half up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from typing import NamedTuple
@@ -126,12 +126,10 @@ def _mixed(tokens: int, rate: Decimal, media: Media, rates: MediaRates) -> Decim
 
 
 def _most(rate: Decimal, *others: Decimal | None) -> int:
-    most = max((rate, *_known(others)))
-    return int((most * NANO).to_integral_value(ROUND_CEILING))
-
-
-def _known(rates: tuple[Decimal | None, ...]) -> Iterator[Decimal]:
-    return (rate for rate in rates if rate is not None)
+    for other in others:
+        if other is not None and other > rate:
+            rate = other
+    return int((rate * NANO).to_integral_value(ROUND_CEILING))
 
 
 def _or(value: Decimal | None, default: Decimal) -> Decimal:

@@ -52,12 +52,17 @@ class Usage:
     def __post_init__(self) -> None:
         check_tokens(self.prompt_tokens, "prompt_tokens")
         check_tokens(self.completion_tokens, "completion_tokens")
-        check_tokens(self.cached_tokens, "cached_tokens")
-        check_tokens(self.reasoning_tokens, "reasoning_tokens")
-        check_tokens(self.cache_write_tokens, "cache_write_tokens")
-        check_tokens(self.cache_write_1h_tokens, "cache_write_1h_tokens")
-        for count in (*self.prompt_media, *self.completion_media):
-            check_tokens(count, "media")
+        if self.cached_tokens:
+            check_tokens(self.cached_tokens, "cached_tokens")
+        if self.reasoning_tokens:
+            check_tokens(self.reasoning_tokens, "reasoning_tokens")
+        if self.cache_write_tokens:
+            check_tokens(self.cache_write_tokens, "cache_write_tokens")
+        if self.cache_write_1h_tokens:
+            check_tokens(self.cache_write_1h_tokens, "cache_write_1h_tokens")
+        if self.prompt_media is not NO_MEDIA or self.completion_media is not NO_MEDIA:
+            for count in (*self.prompt_media, *self.completion_media):
+                check_tokens(count, "media")
         if self.units is not None:
             check_tokens(self.units, "units")
 
