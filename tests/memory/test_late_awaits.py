@@ -82,7 +82,7 @@ async def test_unbound_it_would_be_handed_over(
     """The mutation control: without the tie to the caller, the second tenant's code reads the first one's text."""
     for module in (key_values, store, cache_module):
         monkeypatch.setattr(module, "called_now", lambda fn, *args, **kwargs: fn(*args, **kwargs))
-    monkeypatch.setattr(memory, "bind", lambda fn: fn)
+    monkeypatch.setattr(memory, "refuse_other", lambda tenant: None)
     first, second = pair
     begin = READS[read](first)
     with scope(first):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapp
 from threading import Lock
 from typing import Any, cast
 
-from tenant_middleware.context import bind, current_tenant, pin, scope
+from tenant_middleware.context import bind, current_tenant, pin, refuse_other, scope
 from tenant_middleware.errors import (
     ConfigurationError,
     InvalidInput,
@@ -81,9 +81,10 @@ class TenantCheckpointSaver(BaseCheckpointSaver[Any]):
         tenant, threads = _now()
 
         async def get() -> CheckpointTuple | None:
+            refuse_other(tenant)
             return self._mine(tenant, threads, config, await self.inner.aget_tuple(threads.inward(config)))
 
-        return bind(get)()
+        return get()
 
     def list(
         self,
