@@ -80,7 +80,7 @@ class Shared:
             raise RuntimeError("a slot is free and nobody starts")
         job = word.decode()
         lease = self._pool.asked[job]
-        self._pool.granted(job, probe=False)
+        self._pool.granted(job, 0, probe=False)
         self._running.append(lease)
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ class Scripted:
     def fetched(self, lease: Lease | None = None) -> Lease:
         """Hear of every grant so far."""
         for word in self.client.lpop(self.pool.box, 10_000) or ():
-            self.pool.granted(word.decode().rstrip("?"), probe=word.endswith(b"?"))
+            self.pool.told(word.decode())
         return lease  # type: ignore[return-value]  # the caller's own
 
     def close(self) -> None:

@@ -365,6 +365,22 @@ def test_too_many_tenants_to_serve_each_in_time_do_not_undo_a_newcomers_turn(
     assert light.ready
 
 
+def test_word_of_a_slot_that_was_given_back_is_no_new_slot(scripted: Callable[..., Scripted]) -> None:
+    """A tick told of the grant first; its word in the box comes when the call was parked already."""
+    line = scripted()
+    first, second = line.push("Acme", 100, 0), line.push("acme", 100, 0)
+    line.links.run(line.pool.leave(first, 100, 0))
+    line.links.run(line.pool.tick())
+    assert second.ready
+    line.links.run(line.pool.park(second, 10.0, 0.0))
+    line.fetched()
+    assert not second.ready
+    line.now += 10.5
+    line.tick()
+    assert second.ready
+    line.leave(second, 100, 0)
+
+
 KEYS = ("", "turns", "ages", "ends", "l:Acme", "q:Acme", "l:acme", "jobs", "workers", "w:w", "seen")
 
 

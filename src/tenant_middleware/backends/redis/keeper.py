@@ -77,7 +77,7 @@ class Keeper:
                 continue
             word = found[1].decode() if found else ""
             if word:
-                pool.granted(word.rstrip("?"), probe=word.endswith("?"))
+                pool.told(word)
 
     def close(self, ring: Callable[[SharedPool], None]) -> None:
         """End the threads; `ring` makes a listener look up."""

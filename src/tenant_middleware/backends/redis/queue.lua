@@ -313,7 +313,8 @@ local function dispatch()
     if job then
       granted[id] = true
       if job.worker ~= worker or id ~= ARGV[4] then
-        redis.call('RPUSH', P .. 'box:' .. job.worker, id .. (job.probe and '?' or ''))
+        local turn = (job.turn or 0) > 0 and '#' .. job.turn or '' -- a call that was parked since must not take it for its new slot
+        redis.call('RPUSH', P .. 'box:' .. job.worker, id .. turn .. (job.probe and '?' or ''))
         redis.call('EXPIRE', P .. 'box:' .. job.worker, math.ceil(terms.lease * 4)) -- its worker may be gone
       end
       if id == ARGV[4] then probing_grant = job.probe end

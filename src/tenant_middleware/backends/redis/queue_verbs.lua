@@ -1,10 +1,10 @@
 -- What workers ask of a pool; the second half of `queue.lua`. ARGV[4] is the job's id where there is one.
---   enter    id tenant model prompt most weight seconds at_once   1 granted, 0 in line, -1 line full, -2 not at once;
+--   enter    id tenant model prompt most weight seconds at_once turn   1 granted, 0 in line, -1 line full, -2 not at once;
 --                                                            with seconds > 0 its tenant stands aside that long first
---   adopt    as enter: a running call, after the books were lost
---   park     id seconds                1 back in line, its tenant stands aside; 0 it has no slot any more
+--   adopt    as enter, without seconds and at_once: a running call, after the books were lost
+--   park     id seconds turn           1 back in line, its tenant stands aside; 0 it has no slot any more
 --   progress id output                 leave, cancel  id prompt output: 0 when it was unknown
---   tick     the number of this worker's jobs              mine  {id, state, probe} of each         bye  forget them
+--   tick     the number of this worker's jobs              mine  {id, state, probe, turn} of each         bye  forget them
 --   state    most tenants             forget  tenant: how many keys and entries there were of one that left
 local status, more = 1, {}
 if verb ~= 'state' and verb ~= 'forget' then -- looking on and clearing up are no work
@@ -25,7 +25,7 @@ if verb == 'enter' then
     pool.seq = math.max(pool.seq + 1, math.floor(now * 1e6))
     lane.weight = tonumber(ARGV[9])
     job = { lane = name, worker = worker, model = ARGV[6], prompt = tonumber(ARGV[7]), most = tonumber(ARGV[8]),
-      seq = pool.seq, came = now, charged = 0, share = 1 }
+      seq = pool.seq, came = now, charged = 0, share = 1, turn = tonumber(ARGV[12]) }
     redis.call('SADD', P .. 'w:' .. worker, id)
     enqueue(lane, id, job)
     if seconds > 0 then aside(lane, seconds) end
@@ -49,7 +49,7 @@ elseif verb == 'adopt' then -- a running call of a worker whose books were lost
     lane.weight = tonumber(ARGV[9])
     redis.call('SADD', P .. 'w:' .. worker, id)
     start(lane, id, { lane = ARGV[5], worker = worker, model = ARGV[6], prompt = tonumber(ARGV[7]),
-      most = tonumber(ARGV[8]), seq = math.floor(now * 1e6), came = now }, false)
+      most = tonumber(ARGV[8]), seq = math.floor(now * 1e6), came = now, turn = tonumber(ARGV[10]) }, false)
     refresh(lane)
   end
 elseif verb == 'park' then
@@ -58,12 +58,15 @@ elseif verb == 'park' then
   if job and job.state == 'r' then
     local lane = lane_of(job.lane)
     stop(lane, id, job, 0)
-    job.came = now
+    job.came, job.turn = now, tonumber(ARGV[6])
     enqueue(lane, id, job)
     aside(lane, tonumber(ARGV[5]))
     refresh(lane)
     dispatch()
-  elseif not job or job.state == 'o' then
+  elseif job and job.state == 'q' then -- said twice
+    job.turn = tonumber(ARGV[6])
+    keep(id, job)
+  else
     status = 0
   end
 elseif verb == 'progress' then
@@ -96,7 +99,7 @@ elseif verb == 'mine' then
     if job and job.state == 'q' and not redis.call('ZSCORE', P .. 'q:' .. job.lane, id) then
       forget(id, job) -- its line is gone: it has to come again
     elseif job then
-      more[#more + 1] = { id, job.state, job.probe and 1 or 0 }
+      more[#more + 1] = { id, job.state, job.probe and 1 or 0, job.turn or 0 }
     end
   end
 elseif verb == 'bye' then

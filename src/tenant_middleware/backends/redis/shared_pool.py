@@ -31,7 +31,10 @@ SHOWN = 200  # tenants in a view for operators
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A call in a shared pool: `ready` once it has a slot, `in_line` when the server has it waiting."""
+    """A call in a shared pool: `ready` once it has a slot, `in_line` when the server has it waiting.
+
+    `turn` counts how often it was parked: word of a slot that it gave back may still be on its way.
+    """
 
     id: str
     pool: SharedPool
@@ -43,6 +46,7 @@ class Lease:
     probe: bool = False
     ready: bool = False
     in_line: bool = False
+    turn: int = 0
     back_at: float = 0.0
     refusal: RateLimited | StoreUnavailable | None = None
 
@@ -133,10 +137,11 @@ class SharedPool:
             raise
 
     def _enter(self, lease: Lease, aside: float, *, at_once: bool = False) -> Flow[None]:
-        words = (*_call(lease), str(aside), "1" if at_once else "0")
+        turn = lease.turn
+        words = (*_call(lease), str(aside), "1" if at_once else "0", str(turn))
         status, more = yield from self._say("enter", *words)
         if status == GRANTED:
-            self.granted(lease.id, probe=bool(more and more[0]), at_once=not lease.in_line)
+            self.granted(lease.id, turn, probe=bool(more and more[0]), at_once=not lease.in_line)
         elif status == IN_LINE:
             lease.in_line = True
         elif status == FULL:
@@ -147,11 +152,12 @@ class SharedPool:
 
     def park(self, lease: Lease, seconds: float, now: float) -> Flow[None]:
         """Give the slot back and stand aside; the lease waits again."""
+        lease.turn += 1  # first: from now on no word of the old slot counts
+        lease.ready = lease.probe = lease.in_line = False
         self.asked[lease.id] = lease
         self.held.pop(lease.id, None)
-        lease.ready = lease.probe = lease.in_line = False
         lease.since, lease.back_at = now, now + seconds
-        status, _ = yield from self._say("park", lease.id, str(seconds))
+        status, _ = yield from self._say("park", lease.id, str(seconds), str(lease.turn))
         if status == GRANTED:
             lease.in_line = True
         else:  # it had lost its slot to max_runtime
@@ -204,10 +210,15 @@ class SharedPool:
 
     # What is heard.
 
-    def granted(self, job: str, *, probe: bool, at_once: bool = False) -> None:
+    def told(self, word: str) -> None:
+        """A word of the box: the id, `#` and how often it was parked if it was, `?` for a probe."""
+        job, _, turn = word.rstrip("?").partition("#")
+        self.granted(job, int(turn or 0), probe=word.endswith("?"))
+
+    def granted(self, job: str, turn: int, *, probe: bool, at_once: bool = False) -> None:
         """A job got its slot; one that nobody waits for was given up meanwhile, and the server was told."""
         lease = self.asked.get(job)
-        if lease is not None:
+        if lease is not None and lease.turn == turn:
             lease.probe = probe
             if not at_once:  # asking isn't waiting
                 lease.waited += max(time.monotonic() - lease.since, 0.0)
@@ -231,18 +242,20 @@ class SharedPool:
 
     def _compare(self) -> Flow[None]:
         _, rows = yield from self._say("mine")
-        theirs = {job.decode(): (state.decode(), bool(probe)) for job, state, probe in rows}
-        for job in theirs.keys() - self.asked.keys() - self.held.keys():
+        theirs = {job.decode(): (state.decode(), bool(probe), turn) for job, state, probe, turn in rows}
+        # Twice, since a call that is granted or parked meanwhile goes from one to the other.
+        known = {*tuple(self.asked), *tuple(self.held), *tuple(self.asked)}
+        for job in theirs.keys() - known:
             prompt, completion = self._untold.get(job, (0, 0))
             yield from self._say("leave", job, str(prompt), str(completion))
         self._untold.clear()
         for lease in tuple(self.held.values()):
             if lease.id not in theirs:
-                yield from self._say("adopt", *_call(lease))
+                yield from self._say("adopt", *_call(lease), str(lease.turn))
         for lease in tuple(self.asked.values()):
-            state, probe = theirs.get(lease.id, ("", False))
+            state, probe, turn = theirs.get(lease.id, ("", False, 0))
             if state == "r":  # the word of it was lost
-                self.granted(lease.id, probe=probe)
+                self.granted(lease.id, turn, probe=probe)
             elif not state and lease.in_line:
                 yield from self._again(lease)
 
