@@ -290,15 +290,8 @@ def bind(fn: Callable[P, T]) -> Callable[P, T]:
 
     Called inside another tenant's scope it raises TenantMismatch. A generator function gives pinned iterators.
     """
-    return _tied(fn, Frame(current_tenant()))
+    frame = Frame(current_tenant())
 
-
-def bind_call(fn: Callable[P, T]) -> Callable[P, T]:
-    """`bind` for a call made now, whose coroutine may be awaited later: it stays part of the model call open now."""
-    return _tied(fn, Frame(current_tenant(), open_call()))
-
-
-def _tied(fn: Callable[P, T], frame: Frame) -> Callable[P, T]:
     if inspect.iscoroutinefunction(fn):
 
         @functools.wraps(fn)
@@ -325,6 +318,20 @@ def _tied(fn: Callable[P, T], frame: Frame) -> Callable[P, T]:
             _put_back(token)
 
     return run
+
+
+def frame_of_call() -> Frame:
+    """What a call made now is part of, however late its coroutine is awaited: the tenant, and the open model call."""
+    return Frame(current_tenant(), open_call())
+
+
+async def run_in(frame: Frame, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    """Await a call in its frame; raises TenantMismatch inside another tenant's scope."""
+    token = _swap_in(frame)
+    try:
+        return await fn(*args, **kwargs)
+    finally:
+        _put_back(token)
 
 
 async def _awaited(frame: Frame, work: Awaitable[T]) -> T:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, closing
 from typing import Any, ParamSpec, TypeVar
 
-from tenant_middleware.context import PinnedAsyncIterator, PinnedIterator, bind_call, pin
+from tenant_middleware.context import PinnedAsyncIterator, PinnedIterator, frame_of_call, pin, run_in
 from tenant_middleware.errors import missing_extra
 from tenant_middleware.langchain.refusals import passing
 
@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 def called_now(fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
     """The coroutine tied to the tenant in context now; awaited inside another's scope it raises TenantMismatch."""
-    return passing(bind_call(fn))(*args, **kwargs)
+    return _run(frame_of_call(), fn, args, kwargs)  # type: ignore[no-any-return]  # passing gives Any
+
+
+_run: Any = passing(run_in)
 
 
 @passing

@@ -13,7 +13,15 @@ try:
 except ImportError as error:
     raise missing_extra("litellm", __name__) from error
 
-from tenant_middleware.context import bind_call, current_tenant, enter_call, leave_call, peek_tenant, refuse_other
+from tenant_middleware.context import (
+    current_tenant,
+    enter_call,
+    frame_of_call,
+    leave_call,
+    peek_tenant,
+    refuse_other,
+    run_in,
+)
 from tenant_middleware.errors import ConfigurationError
 from tenant_middleware.litellm.calls import PIN, Calls, OpenCall, Pin, pinned
 from tenant_middleware.litellm.refusals import in_litellm_form, passing
@@ -122,14 +130,12 @@ def _at_the_call(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
 
     @wraps(ask)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return _answered(ask if peek_tenant() is None else bind_call(ask), args, kwargs)
+        return ask(*args, **kwargs) if peek_tenant() is None else _run(frame_of_call(), ask, args, kwargs)
 
     return call
 
 
-@passing
-async def _answered(ask: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return await ask(*args, **kwargs)
+_run = passing(run_in)
 
 
 def pass_over_forbidden(router: Router, calls: Calls) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, closing
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from tenant_middleware.context import PinnedAsyncIterator, PinnedIterator, bind_call
+from tenant_middleware.context import PinnedAsyncIterator, PinnedIterator, frame_of_call, run_in
 from tenant_middleware.errors import ConfigurationError, missing_extra
 
 try:
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def called_now(fn: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
     """The coroutine tied to the tenant in context now; awaited inside another's scope it raises TenantMismatch."""
-    return bind_call(fn)(*args, **kwargs)
+    return run_in(frame_of_call(), fn, args, kwargs)
 
 
 def steps(pinned: PinnedIterator[T]) -> Generator[T, None, None]:
