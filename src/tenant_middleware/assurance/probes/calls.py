@@ -155,7 +155,7 @@ def _seen_in_thread(stage: Stage, who: Tenant, look: object) -> object:
 
 
 def canary_in_output(stage: Stage, who: Tenant) -> object:
-    """An answer that holds the owner's canary, judged for somebody else: judged only, since a leak would raise alarms."""
+    """An answer that holds the owner's canary, judged for somebody else: a leak itself would raise alarms."""
     guard = CanaryGuard(stage.dice.randbytes(32), random=stage.dice.randbytes)
     answer = guard.plant(stage.canary.text, stage.owner)
     return None if guard.scan(answer, stage.arriving(who)).blocked else answer
