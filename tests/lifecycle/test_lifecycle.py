@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -134,6 +137,29 @@ def test_every_worker_refuses_within_its_refresh(redis_url: str, tmp_path: Path)
         other._watch._bar = noted
         suspend(one, "acme")
         assert learnt.wait(10) and refused(other, ACME) == list(ways_in(other, ACME))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform doesn't fork")
+def test_a_forked_worker_learns_of_it_too(tmp_path: Path) -> None:
+    """A server that loads the application before it forks its workers, which have none of its threads."""
+    program = f"""
+import os, sys, time
+from tenant_middleware.lifecycle import suspend
+from tenant_middleware.tenancy import Tenancy
+tenancy = Tenancy.from_mapping({policy(ledger=f"sqlite:///{tmp_path}/ledger.db")!r})
+if child := os.fork():
+    suspend(tenancy, "acme")
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    tenancy.close()
+    sys.exit(code)
+end = time.monotonic() + 20
+while not tenancy.policy.is_barred("acme"):
+    if time.monotonic() > end:
+        os._exit(3)
+    time.sleep(0.05)
+os._exit(4 if tenancy.policy.is_barred("globex") else 0)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
 
 
 def test_a_call_in_flight_still_settles(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,32 @@ def test_two_workers_add_to_the_same_counts(tmp_path: Path, acme: Tenant, globex
     assert math.isnan(quantile(counts_of([]), 0.5))
     one.close()
     two.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform doesn't fork")
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_forked_worker_writes_its_own_counts_alone(in_memory: bool, tmp_path: Path) -> None:
+    url = "sqlite:///:memory:" if in_memory else f"sqlite:///{tmp_path}/usage.db"
+    program = f"""
+import os, sys
+from tenant_middleware.backends.sql.observations import SqlObservations
+from tenant_middleware.metering.observations import Observations
+from tenant_middleware.testing import ManualClock
+from tenant_middleware.tenant import Tenant
+acme = Tenant("acme", "gold")
+seen = Observations(SqlObservations({url!r}), ManualClock())
+seen.refusal(acme, "rpm")
+child = os.fork()
+if not child:
+    seen.refusal(acme, "tpm")
+elif os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+    sys.exit("the child failed")
+print(sorted((row.name, row.times) for row in seen.read()), flush=True)
+os._exit(0)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True, check=True)
+    ours, childs = ("refusal:rpm", 1), ("refusal:tpm", 1)
+    assert ran.stdout.splitlines() == [str([childs]), str([ours] if in_memory else [ours, childs])]
 
 
 def test_a_stranger_to_the_policy_is_not_recorded(acme: Tenant, globex: Tenant, clock: ManualClock) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.forks import heed_forks
 
 State = Literal["active", "guest", "suspended", "erasing", "erased"]
 REFRESH = 1.0
@@ -57,8 +58,18 @@ class Watch:
         bar(store.barred())
         self._thread: threading.Thread | None = None
         if not alone:  # a store of this process alone changes by `refresh` alone
-            self._thread = threading.Thread(target=self._run, name="tenant-middleware-standing", daemon=True)
-            self._thread.start()
+            self._start()
+            heed_forks(self)
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="tenant-middleware-standing", daemon=True)
+        self._thread.start()
+
+    def forked(self) -> None:
+        """In a forked child, where the parent's thread isn't: a worker that reads no marks would serve everybody."""
+        if not self._stopped.is_set():
+            self._stopped = threading.Event()
+            self._start()
 
     def refresh(self) -> None:
         """Read the marks now."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
-import weakref
 from collections.abc import Callable
 
 from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.forks import heed_forks
 
 _log = logging.getLogger(__name__)
 _SLOWEST = 30.0
@@ -27,7 +26,7 @@ class Drainer:
         self._interval = interval
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        _alive.add(self)
+        heed_forks(self)
 
     def start(self) -> None:
         """Begin; the thread ends with `stop` or with the process."""
@@ -68,15 +67,3 @@ class Drainer:
         if self._thread is not None and not self._stop.is_set():
             self._stop = threading.Event()
             self.start()
-
-
-_alive: weakref.WeakSet[Drainer] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for drainer in list(_alive):
-        drainer.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from tenant_middleware.clock import Clock
 from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.forks import heed_forks
 from tenant_middleware.tenant import Tenant
 
 _log = logging.getLogger(__name__)
@@ -86,6 +87,13 @@ class Observations:
         self._flushed = clock.time()
         self._pruned = 0.0
         self._failing = False
+        heed_forks(self)
+
+    def forked(self) -> None:
+        """In a forked child: what was seen before is the parent's to write."""
+        self._flushing = threading.Lock()
+        self._events.clear()
+        self._counts.clear()
 
     def stages(self, tenant: Tenant, seconds: Mapping[str, float]) -> None:
         self._note(tenant, STAGE, seconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import weakref
 from collections import deque
@@ -12,6 +11,7 @@ from itertools import islice
 from typing import overload
 
 from tenant_middleware.errors import StoreUnavailable
+from tenant_middleware.forks import heed_forks
 from tenant_middleware.metering.ledger import By, Ledger, LedgerRow, Totals, TotalsBy
 
 _log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class _Queue:
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        _alive.add(self)
+        heed_forks(self)
 
     def append(self, row: LedgerRow) -> None:
         """Queue a row; cheap, and safe from any thread."""
@@ -210,15 +210,3 @@ def _give_up_late(queue: _Queue) -> None:
     except StoreUnavailable as error:
         _log.critical("%s", error)
     queue.ledger.close()
-
-
-_alive: weakref.WeakSet[_Queue] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for queue in list(_alive):
-        queue.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from tenant_middleware.errors import SettingsError, StoreUnavailable, missing_extra
+from tenant_middleware.forks import heed_forks
 from tenant_middleware.settings import in_memory_database
 
 _LOCK = 7_304_126_011
@@ -26,7 +25,7 @@ _LOCK = 7_304_126_011
 def open_engine(url: str, timeout: float) -> sa.Engine:
     """The engine behind a URL; `timeout` bounds the wait for a connection and a lock, in seconds.
 
-    Raises SettingsError for another database or no URL at all. A forked child gets connections of its own.
+    Raises SettingsError for another database or no URL at all.
     """
     try:
         parsed = sa.make_url(url)
@@ -46,7 +45,6 @@ def open_engine(url: str, timeout: float) -> sa.Engine:
         raise SettingsError("backends.ledger: not a SQLAlchemy URL, for example sqlite:///usage.db") from error
     except ModuleNotFoundError as error:
         raise missing_extra("postgres", "a ledger on Postgres") from error
-    _open_engines.add(engine)
     return engine
 
 
@@ -112,18 +110,6 @@ def clear_error(error: SQLAlchemyError) -> StoreUnavailable:
     return StoreUnavailable(f"the ledger's database failed ({cause})", store="ledger", retry_after=1.0)
 
 
-_open_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for engine in list(_open_engines):
-        engine.dispose(close=False)  # the sockets and files are the parent's
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def alone(connection: sa.Connection) -> None:
     """Hold a lock to the end of the transaction: only one worker makes or migrates tables."""
     if connection.dialect.name == "postgresql":
@@ -169,6 +155,14 @@ class SqlStore:
         except BaseException:
             self._engine.dispose()
             raise
+        heed_forks(self)
+
+    def forked(self) -> None:
+        """The sockets and files are the parent's; a database in memory was copied, and has no other connection."""
+        if isinstance(self._in_turn, nullcontext):
+            self._engine.dispose(close=False)
+        else:
+            self._in_turn = threading.Lock()
 
     def _insert_into(self, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
         """An insert that can say what to do about a row that is there."""
