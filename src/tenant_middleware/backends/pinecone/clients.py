@@ -15,7 +15,19 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
-from pinecone import AsyncPinecone, Pinecone
+import msgspec
+from pinecone import (
+    AsyncPinecone,
+    DescribeIndexStatsResponse,
+    FetchByMetadataResponse,
+    FetchResponse,
+    IndexModel,
+    ListResponse,
+    NamespaceDescription,
+    Pinecone,
+    QueryResponse,
+    UpsertResponse,
+)
 from pinecone.errors import PineconeConnectionError, PineconeError, PineconeTimeoutError
 
 from tenant_middleware.backends.pinecone import wire
@@ -26,6 +38,20 @@ from tenant_middleware.flow import adrive, drive
 
 R = TypeVar("R")
 WORKERS = 32
+# What the SDK's answers are read into. msgspec (0.22) finds out what a type holds when it is first read into, and two
+# threads that begin at the same time crash the process; so it finds out here, while nothing else runs.
+ANSWERS = (
+    DescribeIndexStatsResponse,
+    FetchByMetadataResponse,
+    FetchResponse,
+    IndexModel,
+    ListResponse,
+    NamespaceDescription,
+    QueryResponse,
+    UpsertResponse,
+)
+for _answer in ANSWERS:
+    msgspec.json.Decoder(_answer)
 
 
 class Clients:
