@@ -81,10 +81,10 @@ def timed(stage: Stage, who: Tenant) -> object:
 
 
 def _timed_unguarded(stage: Stage, who: Tenant) -> object:
-    """As if a question that another tenant asked took longer: the clock must be good enough here to see that."""
+    """As if a question that another tenant asked took longer and longer: the clock must be good enough to see that."""
     usual = sorted(_seconds(stage, who, _unknown(stage, who)) for _ in range(_SAMPLES))
     longer = 0.002 + 4 * usual[-1]
-    return stage.code if any(_told_apart(stage, who, longer * 2**n) for n in range(_ROUNDS)) else None
+    return stage.code if any(_told_apart(stage, who, longer * 2**n) for n in range(2 * _ROUNDS)) else None
 
 
 def _unknown(stage: Stage, who: Tenant) -> Question:
