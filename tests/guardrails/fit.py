@@ -35,7 +35,7 @@ ROUNDS = 4
 FOLDS = 5
 HARDEST = 20
 # The share of benign templates that may reach the block threshold, by how much the guard was told.
-BLOCK_FPR = {"registry": 0.002, "caller": 0.002, "text": 0.004}
+BLOCK_FPR = {"registry": 0.002, "caller": 0.002, "text": 0.003}
 # The situation that marks a setting: its weight takes up the difference between the settings' thresholds.
 MARKS = {"caller": "alone", "text": "nobody"}
 DISGUISES = ("obfuscated", "disguised")

@@ -2,8 +2,9 @@
 
 A template is a line in one of the text files; `||` separates turns, `@de` or `@retrieved` in front gives the language
 or the source. Files e and h were written in one sitting each before anything was tuned on them: their odd templates are
-tuned on, their even ones only ever scored. File m was written after the last change to words, rules and weights, and
-nothing was changed for its sake. The rest was tuned on with every row in view.
+tuned on, their even ones only ever scored. File m was written when words, rules and weights of version 3 were done, and
+nothing was changed for its sake. The rest was tuned on with every row in view; file n came last and isn't disguised, so
+that the disguised rows stay the ones they were.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ HERE = Path(__file__).parent
 FILLS = 4
 # Files whose even templates are never tuned on, and the file of which nothing is.
 HALVED, UNTOUCHED = "eh", "m"
+UNDISGUISED = "n"
 SOURCES = ("retrieved", "tool", "memory", "user")
 
 COMPANIES = (
@@ -137,6 +139,8 @@ def _fill(text: str, own: tuple[str, str], known: tuple[tuple[str, str], ...], d
         "{C}": known[2][1], "{C2}": known[3][1], "{D}": draw.choice(DATA), "{D_de}": draw.choice(DATA_DE),
         "{Dtab}": draw.choice(TABLES),
     }  # fmt: skip
+    if "{N}" in text:
+        slots["{N}"] = str(draw.randrange(1_000, 90_000))
     for slot, value in slots.items():
         text = text.replace(slot, value)
     return text.replace("\\n", "\n")
@@ -144,6 +148,7 @@ def _fill(text: str, own: tuple[str, str], known: tuple[tuple[str, str], ...], d
 
 def _disguised(made: list[Row]) -> Iterator[Row]:
     """Attacks of plain families under each disguise, and benign text under some of them."""
+    made = [r for r in made if r.template.partition("/")[2][0] not in UNDISGUISED]
     attacks = [r for r in made if r.family in DISGUISED and not r.turns]
     harmless = [r for r in made if r.family in ("everyday", "own_tenant", "trigger_words")]
     kinds = [("attack", "obfuscated", attacks, 9), ("benign", "disguised", harmless, 4)]
