@@ -7,13 +7,12 @@ set for the data plane, so the deadline is ours and goes around all of them.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import msgspec
 from pinecone import (
@@ -35,6 +34,7 @@ from tenant_middleware.backends.pinecone.steps import Ask, Flow, Sleep
 from tenant_middleware.clock import Clock
 from tenant_middleware.errors import TenancyError
 from tenant_middleware.flow import adrive, drive
+from tenant_middleware.forks import heed_forks
 
 R = TypeVar("R")
 WORKERS = 32
@@ -59,10 +59,10 @@ class Clients:
 
     def __init__(self, controller: str | None, deadline: float, clock: Clock) -> None:
         self._controller, self._deadline, self._clock = controller, deadline, clock
-        self.begin()
-        _alive.add(self)
+        self.forked()
+        heed_forks(self)
 
-    def begin(self) -> None:
+    def forked(self) -> None:
         """Without a client, also in a forked child: on its parent's connections it would read its parent's answers."""
         self._lock = threading.Lock()
         self._projects: dict[str, Pinecone] = {}
@@ -122,18 +122,6 @@ class Clients:
             if self._pool is not None:
                 self._pool.shutdown(wait=False, cancel_futures=True)
                 self._pool = None
-
-
-_alive: WeakSet[Clients] = WeakSet()
-
-
-def _after_fork() -> None:
-    for clients in list(_alive):
-        clients.begin()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Client:
